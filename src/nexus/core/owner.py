@@ -44,6 +44,7 @@ from nexus.core.lanes import Delivery, Lane
 from nexus.core.ledger import Ledger
 from nexus.core.outcome import Ack, Cancelled, DeadLetter, Outcome, Park, RetryIn
 from nexus.core.parking import (
+    Carry,
     Checkpoint,
     Dead,
     Discard,
@@ -58,6 +59,7 @@ from nexus.core.parking import (
     Unstart,
     key_state,
 )
+from nexus.event import Event
 from nexus.spi.backend import Cursor, Stored
 
 OnDead = Literal["block_key", "skip", "stop"]
@@ -128,7 +130,8 @@ class Owner:
         self._outbox: list[tuple[Lane, list[Record]]] = []
         self._in_flight: list[tuple[Lane, list[Record]]] = []
         self._running = 0
-        self._turns: deque[Lane] = deque()  # in probation: ready lanes while another runs
+        self._starting = 0  # parked deliveries between the sending of their `Start` and `begin`
+        self._turns: deque[LaneKey] = deque()  # in probation: keys that wait until nothing runs or is about to
         self._takeover_low = low
         self._settled_low = low
         self._checkpoint = (state.place, state.place_epoch, state.base)
@@ -152,7 +155,7 @@ class Owner:
         if event.key is not None and self.policy.ordered:
             key = (event.tenant, event.key)
         fold = self.fold
-        if fold.keys and position <= fold.floor(key):
+        if position < fold.base or (fold.keys and position <= fold.floor(key)):
             self.ledger.finish(position)  # rule 5
             return
         lane = self._lanes.get(key)
@@ -228,7 +231,8 @@ class Owner:
         if records:
             self._send(lane, records)
         elif state == "parked":
-            self._set_timer(due, lane.key)
+            if due:
+                self._set_timer(due, lane.key)
         elif state == "free" and lane.queue:
             if lane.due <= now:
                 self._make_ready(lane)
@@ -244,7 +248,13 @@ class Owner:
     ) -> tuple[list[Record], float]:
         """Return `Start` records for the lowest open entries, or the time at which the lowest is due."""
         known = self.fold.keys[lane.key]
-        limit = 1 if self.unclean >= PROBATION_AFTER else self.policy.start_limit
+        limit = self.policy.start_limit
+        if self.on_probation:
+            if self._running or self._starting:
+                # Not even the attempt: a neighbour that kills the process would use up this one's.
+                self._turns.append(lane.key)
+                return [], 0.0
+            limit = 1
         barrier = known.dead[0] if known.dead and self.policy.on_dead != "skip" else None
         starts: list[Record] = []
         for position in islice(known.opens(ended), limit):
@@ -256,6 +266,7 @@ class Owner:
                 return starts, 0.0 if starts else due
             attempts, round = (entry.attempts, entry.round) if entry else (0, 0)
             starts.append(Start(self.epoch, lane.key, position, round, attempts + 1))
+        self._starting += len(starts)
         return starts, 0.0
 
     def _crowded(self, lane: Lane) -> bool:
@@ -294,14 +305,15 @@ class Owner:
 
         In probation (`on_probation`) the shell must settle before it calls the handler.
         """
-        if self.on_probation and self._running:
-            self._turns.append(lane)
-            return None
         lane.queued = False
+        if self.on_probation and (self._running or (self._starting and not lane.batch)):
+            self._turns.append(lane.key)
+            return None
         if self._closed(lane):
             return None
         if lane.batch:
             delivery = lane.batch.popleft()
+            self._starting -= 1
         else:
             known = self.fold.keys.get(lane.key) if self.fold.keys else None
             if not lane.queue or (
@@ -328,7 +340,7 @@ class Owner:
         self._running -= 1
         self._dirty = True
         if self._turns:
-            self._ready(self._turns.popleft())
+            self._take_turns(now)
         if delivery.parked:
             self._end_parked(lane, delivery, outcome, now)
         elif isinstance(outcome, Ack):
@@ -351,6 +363,13 @@ class Owner:
         else:
             lane.due = now + outcome.delay_s
         self._advance(lane, now)
+
+    def _take_turns(self, now: float) -> None:
+        keys, self._turns = self._turns, deque()
+        for key in keys:
+            lane = self._lanes.get(key)
+            if lane is not None and not lane.queued:
+                self._advance(lane, now)
 
     def _dead(self, lane: Lane, delivery: Delivery, outcome: DeadLetter, now: float) -> None:
         if self.policy.on_dead == "stop":
@@ -397,6 +416,7 @@ class Owner:
     def _unstart_rest(self, lane: Lane) -> None:
         while lane.batch:
             rest = lane.batch.popleft()
+            self._starting -= 1
             lane.report.append(Unstart(self.epoch, lane.key, rest.position, rest.round, rest.attempt))
 
     def _drop_head(self, lane: Lane) -> None:
@@ -447,6 +467,50 @@ class Owner:
                     attempt=record.attempt,
                 )
             )
+
+    def stale(self, before: int, limit: int) -> list[tuple[LaneKey, int]]:
+        """Return (key, position) of at most ``limit`` unfinished entries known by records below place ``before``.
+
+        Only keys of which nothing happens now; they hold the start of the parking topic back.
+        """
+        found: list[tuple[LaneKey, int]] = []
+        for key, known in self.fold.keys.items():
+            if self._closed(self._lanes.get(key) or Lane(self, key)):
+                continue
+            for position, since in known.since():
+                if since < before:
+                    found.append((key, position))
+                    if len(found) == limit:
+                        return found
+        return found
+
+    def carry(
+        self, key: LaneKey, position: int, event: Event[Any], edited: Event[Any] | None, history: tuple[str, ...]
+    ) -> None:
+        """Write a stale entry again at the end of the parking topic, so that the start may be trimmed."""
+        lane = self._lane(key)
+        known = self.fold.keys.get(key)
+        entry = known.find(position) if known else None
+        if entry is None or self._closed(lane) or lane.batch or lane.report:
+            return
+        self._send(
+            lane,
+            [
+                Carry(
+                    self.epoch,
+                    key,
+                    position,
+                    event,
+                    edited,
+                    entry.dead,
+                    entry.attempts,
+                    entry.round,
+                    entry.due,
+                    self.fold.place,
+                    history,
+                )
+            ],
+        )
 
     def checkpoint(self) -> Checkpoint | None:
         """Return a record that lets finished entries be forgotten, or None if it would change nothing.
@@ -537,11 +601,13 @@ class Owner:
         self._dirty = False
         return Cursor(self.epoch, low, text)
 
-    def settled(self, cursor: Cursor) -> None:
+    def settled(self, cursor: Cursor, now: float) -> None:
         """A cursor was stored."""
         self._settled_low = max(self._settled_low, cursor.low)
         if self._settled_low > self._takeover_low:
             self.unclean = 0  # progress: the innocent neighbours are through
+            if self._turns:
+                self._take_turns(now)
 
     def not_settled(self) -> None:
         """A cursor could not be stored now; it will be offered again."""

@@ -246,10 +246,10 @@ class ParkedKey:
     def finished(self) -> bool:
         return not self.touched and self._head == len(self._waiting)
 
-    def places(self) -> Iterator[int]:
-        """Places of the records that make unfinished entries known."""
-        yield from (entry.since for entry in self.touched.values())
-        yield from islice(self._places, self._head, None)
+    def since(self) -> Iterator[tuple[int, int]]:
+        """(position, place of the record that makes it known) of unfinished entries."""
+        yield from ((position, entry.since) for position, entry in self.touched.items())
+        yield from zip(islice(self._waiting, self._head, None), islice(self._places, self._head, None), strict=True)
 
 
 class Fold:
@@ -267,7 +267,7 @@ class Fold:
         """Count of entries that are open or dead."""
         self._whole = place == 0
         self._marks = [(place, epoch, base)]  # what was in force from which place on
-        self._unknown: dict[tuple[LaneKey, int], int] = {}  # last command about an entry not known here: its place
+        self._commands: dict[tuple[LaneKey, int], int] = {}  # place of the last command about an entry
 
     def floor(self, key: LaneKey) -> int:
         known = self.keys.get(key)
@@ -343,7 +343,7 @@ class Fold:
         """Move an entry here. A fold that began behind its first record learns of it only now.
 
         Both must agree when a command fell between the writing and the landing: the full fold sees a changed
-        entry, the later one sees a command about an entry that it did not know.
+        entry, the later one sees the command, about an entry that it may not know.
         """
         known = self.keys.get(record.key)
         told = Parked(place, record.dead, record.attempts, record.round, record.due)
@@ -353,7 +353,7 @@ class Fold:
                 return False
             entry.place = entry.since = place
             return True
-        if self._whole or self._unknown.get((record.key, record.position), -1) >= record.seen:
+        if self._whole or self._commands.get((record.key, record.position), -1) >= record.seen:
             return False  # finished meanwhile
         if known is None:
             known = self.keys[record.key] = ParkedKey()
@@ -374,11 +374,9 @@ class Fold:
     def _command(self, record: Requeue | Discard) -> bool:
         known = self.keys.get(record.key)
         entry = known.find(record.position) if known else None
-        if known is None or entry is None:
-            if not self._whole:
-                self._unknown[record.key, record.position] = self.place - 1
-            return False
-        if not entry.dead or not self._same_round(entry, record.round):
+        if not self._whole:
+            self._commands[record.key, record.position] = self.place - 1
+        if known is None or entry is None or not entry.dead or not self._same_round(entry, record.round):
             return False
         if isinstance(record, Discard):
             self._finish(known, record.position)
@@ -400,7 +398,7 @@ class Fold:
         """
         place = self.place
         for known in self.keys.values():
-            place = min(place, *known.places(), place)
+            place = min(place, *(since for _, since in known.since()), place)
             if known.floor >= self.base:
                 place = min(place, known.floor_place)
         while len(self._marks) > 1 and self._marks[1][0] <= place:
