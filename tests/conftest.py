@@ -1,0 +1,30 @@
+"""What all tests share: how many examples Hypothesis draws, and a random order that one seed replays."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import settings
+
+# No deadline: a loaded machine is not a failing test. Not derandomized: each run looks at new examples, and a failure
+# prints the blob and the seed that bring it back.
+settings.register_profile("quick", max_examples=50, deadline=None, derandomize=False, print_blob=True)
+settings.register_profile("full", max_examples=400, deadline=None, derandomize=False, print_blob=True)
+settings.load_profile("quick")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Shuffle the files, and the tests inside each, when a seed is given (``./nexus test`` always gives one)."""
+    seed = config.getoption("hypothesis_seed", default=None)
+    if seed is None:
+        return
+    dice = random.Random(str(seed))
+    files: dict[object, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    groups = list(files.values())
+    dice.shuffle(groups)
+    for group in groups:
+        dice.shuffle(group)
+    items[:] = [item for group in groups for item in group]

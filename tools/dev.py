@@ -1,0 +1,119 @@
+"""The developer verbs behind ``./nexus test``, ``check`` and ``docs``: each runs plain commands and says which.
+
+Arguments that a verb does not know go to pytest, so ``./nexus test -k router --lf`` works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from tools import checks, settings_page  # noqa: E402  (the line above makes the import possible)
+
+PYTHON = sys.executable
+
+
+def run(command: Sequence[str], *, quiet: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run ``command`` in the repository without a standard input, so that nothing can ask questions."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE if quiet else None,
+        stderr=subprocess.STDOUT if quiet else None,
+        text=True,
+        check=False,
+    )
+
+
+# -- test ------------------------------------------------------------------------------------------------------------
+
+
+def test(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
+    """Run the tests. One seed decides both their order and the examples, and is printed when something fails."""
+    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**32)
+    profile = "quick" if options.quick else "full"
+    command = [PYTHON, "-m", "pytest", f"--hypothesis-seed={seed}", f"--hypothesis-profile={profile}"]
+    if options.quick:
+        command += ["-m", "not slow"]
+    code = run([*command, *pytest_arguments]).returncode
+    if code == 1:
+        quick = " --quick" if options.quick else ""
+        print(f"replay: ./nexus test{quick} --seed {seed} {' '.join(pytest_arguments)}".rstrip(), file=sys.stderr)
+    return code
+
+
+# -- check -----------------------------------------------------------------------------------------------------------
+
+
+def _command(*command: str) -> Callable[[], list[str]]:
+    def step() -> list[str]:
+        done = run(command, quiet=True)
+        return [] if done.returncode == 0 else (done.stdout.splitlines() or [f"exit code {done.returncode}"])
+
+    return step
+
+
+STEPS: dict[str, Callable[[], list[str]]] = {
+    "format": _command(PYTHON, "-m", "ruff", "format", "--check", "."),
+    "lint": _command(PYTHON, "-m", "ruff", "check", "."),
+    "types": _command(PYTHON, "-m", "mypy", "--strict", "-p", "nexus", "-p", "tools"),
+    "imports": _command(PYTHON, "-c", "from importlinter.cli import lint_imports_command as c; c()"),
+    "docs": _command(PYTHON, "-m", "pytest", "-q", "tests/test_docs.py"),
+    "public names": checks.public_names,
+    "words": checks.words,
+}
+
+
+def check(options: argparse.Namespace, unknown: list[str]) -> int:
+    """Run every step, one line each, with its output only when it found something; fail when any did."""
+    failed = 0
+    for name, step in STEPS.items():
+        problems = step()
+        print(f"{'ok  ' if not problems else 'FAIL'} {name}", flush=True)
+        for line in problems:
+            print(f"     {line}")
+        failed += bool(problems)
+    return 1 if failed else 0
+
+
+# -- docs ------------------------------------------------------------------------------------------------------------
+
+
+def docs(options: argparse.Namespace, unknown: list[str]) -> int:
+    """Write the generated pages again."""
+    settings_page.PAGE.write_text(settings_page.render(), encoding="utf-8")
+    print(f"wrote {settings_page.PAGE.relative_to(ROOT)}")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the verb, run it, return its exit code."""
+    parser = argparse.ArgumentParser(prog="./nexus", description="Developer verbs of Nexus.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    test_verb = verbs.add_parser("test", help="run the tests; other arguments go to pytest")
+    test_verb.add_argument("--quick", action="store_true", help="leave out the tests marked slow")
+    test_verb.add_argument("--seed", type=int, help="replay the order and the examples of an earlier run")
+    test_verb.set_defaults(run=test)
+    verbs.add_parser("check", help="format, lint, types, imports, docs, names, words").set_defaults(run=check)
+    verbs.add_parser("docs", help="write the generated pages of docs/ again").set_defaults(run=docs)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown and options.run is not test:
+        parser.error(f"unknown arguments: {' '.join(unknown)}")
+    code: int = options.run(options, unknown)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
