@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from tools import checks, settings_page  # noqa: E402  (the line above makes the import possible)
+from tools import checks, settings_page  # noqa: E402  # the line above makes the import possible
 
 PYTHON = sys.executable
 
