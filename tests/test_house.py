@@ -174,20 +174,35 @@ def test_without_ensurepip_it_names_the_package(tmp_path: Path) -> None:
     assert "sudo apt-get install -y python3-venv" in done.stderr
 
 
-def test_a_failing_run_says_how_to_replay_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    ran: list[list[str]] = []
+def test_a_run_of_the_tests_can_be_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[list[str], str]] = []
 
-    def run(command: list[str]) -> subprocess.CompletedProcess[str]:
-        ran.append(command)
+    def run(command: list[str], replay: str) -> subprocess.CompletedProcess[str]:
+        ran.append((command, replay))
         return subprocess.CompletedProcess(command, 1)
 
     monkeypatch.setattr(dev, "run", run)
-    assert dev.main(["test", "--quick", "--seed", "7", "-k", "router"]) == 1
-    assert "--hypothesis-seed=7" in ran[0]
-    assert ran[0][-4:] == ["-m", "not slow", "-k", "router"]
-    assert "replay: ./nexus test --quick --seed 7 -k router" in capsys.readouterr().err
+    assert dev.main(["test", "--quick", "--seed", "7", "-k", "a or b"]) == 1
+    ((command, replay),) = ran
+    assert "--hypothesis-seed=7" in command
+    assert command[-4:] == ["-m", "not slow", "-k", "a or b"]
+    assert replay == "./nexus test --quick --seed 7 -k 'a or b'"
+
+
+def test_a_failing_run_says_how_to_replay_it(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
+    (tmp_path / "test_it.py").write_text("def test_it(): assert False")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--rootdir", str(tmp_path), "--hypothesis-seed=7", str(tmp_path)],
+        env=ENVIRONMENT | {"REPLAY_COMMAND": "./nexus test --seed 7"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "\nreplay: ./nexus test --seed 7\n" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("1 failed")
 
 
 def test_a_check_runs_every_step_and_fails_when_one_does(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import nexus.config
@@ -430,6 +430,7 @@ def test_055_a_table_that_is_none_is_refused(read: Load) -> None:
 
 
 @given(st.integers(0, 1 << 50))
+@example(1_000_000_000_000_001)
 def test_a_size_is_read_as_it_is_written(size_bytes: int) -> None:
     assert Size(0, 1 << 60).read(shown_size(size_bytes)) == size_bytes
 

@@ -65,7 +65,7 @@ class Size(msgspec.Struct, frozen=True):
         return f"a size from {shown_size(self.least)} to {shown_size(self.most)}, such as 10MiB"
 
     def read(self, value: object) -> int:
-        match = re.fullmatch(r"([0-9]{1,15}) ?([kKMGT]i?B|B)?", value) if isinstance(value, str) else None
+        match = re.fullmatch(r"([0-9]{1,18}) ?([kKMGT]i?B|B)?", value) if isinstance(value, str) else None
         if match:
             number, unit = match.groups()
             value = int(number) * _BYTES[(unit or "B").upper()]
