@@ -597,7 +597,7 @@ class World:
         assert owner is not None
         self.budget["carry"] -= 1
         for key, position in owner.stale(len(self.parking), 1):
-            owner.carry(key, position, self.event(position), None, ())
+            owner.carry(key, position, self.event(position), None)
 
     def command(self, record: Record) -> None:
         if not self.healing:

@@ -110,8 +110,10 @@ class Owner:
         policy: Policy,
         ready: Callable[[Lane], None],
     ) -> None:
-        """Go on at the cursor that `take_over` made and that was stored. ``fold`` is read up to and including the owner's own claim; ``ready`` is
-        called with each lane whose next delivery may `begin`.
+        """Go on at the cursor that `take_over` made and that was stored.
+
+        ``fold`` is read up to and including the owner's own claim; ``ready`` is called with each lane whose next
+        delivery may `begin`.
         """
         self.epoch = stored.epoch
         low = stored.low
@@ -493,7 +495,13 @@ class Owner:
         return found
 
     def carry(
-        self, key: LaneKey, position: int, event: Event[Any], edited: Event[Any] | None, history: tuple[str, ...]
+        self,
+        key: LaneKey,
+        position: int,
+        event: Event[Any],
+        edited: Event[Any] | None,
+        reason: str = "",
+        history: tuple[str, ...] = (),
     ) -> None:
         """Write a stale entry again at the end of the parking topic, so that the start may be trimmed."""
         lane = self._lane(key)
@@ -515,6 +523,7 @@ class Owner:
                     entry.round,
                     entry.due,
                     self.fold.place,
+                    reason,
                     history,
                 )
             ],
@@ -560,7 +569,7 @@ class Owner:
         return max(0, self.policy.window_limit - len(self.ledger))
 
     def stop(self, reason: str) -> None:
-        """Start nothing any more (rule 14). Running deliveries go on until they `end`; what ended is still reported."""
+        """Start nothing any more (rule 14). What runs goes on until its `end`, and is still reported."""
         if self.stopped is None:
             self.stopped = reason
         for lane in list(self._lanes.values()):

@@ -114,6 +114,7 @@ class Consumer:
         self._settle_interval_s = settle_interval_s
         self._drain_s = drain_s
         self._member: Member | None = None
+        self._unwatch: Callable[[], None] = lambda: None
         self._partitions: dict[tuple[str, int], Partition] = {}
         self._by_owner: dict[Owner, Partition] = {}
         self._again: list[Assigned] = []
@@ -140,6 +141,8 @@ class Consumer:
         topics = sorted({topic for pattern in patterns for topic in self.publisher.topics_of(pattern)})
         for topic in topics:
             await self._backend.ensure(parking_spec(topic, self.group.name, self.publisher.specs[topic].partitions))
+        # Operators write their commands there, from any process.
+        self._unwatch = self._backend.watch([parking_topic(topic, self.group.name) for topic in topics], self._wake.set)
         start: Any = self.group.start
         self._member = await self._backend.claim(self.group.name, topics, self._member_name, self._wake.set, start)
         self._workers.start()
@@ -163,6 +166,7 @@ class Consumer:
     async def close(self) -> None:
         """Drain: start nothing, wait for what runs, settle, leave. Whatever runs past the drain time is cancelled."""
         self._stopping = True
+        self._unwatch()
         await self._release(list(self._partitions.values()), self._drain_s, "shutdown")
         if self._releases:
             await asyncio.gather(*self._releases, return_exceptions=True)
@@ -178,6 +182,7 @@ class Consumer:
     async def kill(self) -> None:
         """Drop everything as a crash would: nothing is drained, settled or given back. For tests."""
         self._stopping = True
+        self._unwatch()
         for partition in self._partitions.values():
             if partition.owner is not None:
                 partition.owner.stop("killed")
@@ -330,7 +335,7 @@ class Consumer:
         by_topic: dict[str, list[tuple[int, Claim]]] = {}
         for (topic, number), (cursor, _) in taken.items():
             by_topic.setdefault(topic, []).append((number, Claim(cursor.epoch, self._member_name)))
-        done = set()
+        done: set[tuple[str, int]] = set()
         for topic, batch in by_topic.items():
             try:
                 await self._journal.append(parking_topic(topic, self.group.name), batch)
@@ -685,6 +690,13 @@ class Consumer:
             self._changed.clear()
             await self._wait(self._changed, left)
         return True
+
+    def interrupt_all(self, reason: str) -> None:
+        """Cancel what runs; its attempts are taken back."""
+        for partition in self._partitions.values():
+            if partition.owner is not None:
+                partition.owner.stop(reason)
+                self._workers.interrupt(partition.owner, reason)
 
     @property
     def owned(self) -> list[tuple[str, int]]:

@@ -99,7 +99,7 @@ class Publisher:
         return partition_of_keyless(event.source, event.id, partitions)
 
     async def publish(self, event: Event[Any]) -> Receipt:
-        """Store one event. Raises `InvalidEvent`, `IdConflict`, `Overloaded`, `UnknownOutcome`, `Closed`, `BackendError`."""
+        """Store one event. Raises `InvalidEvent`, `PublishError`, `Closed`, `BackendError`."""
         validate(event, self._max_body_bytes)
         (receipt,) = await self._append_all([event])
         if isinstance(receipt, PublishError):
@@ -139,7 +139,7 @@ class Publisher:
             self._bytes -= size
             if self._waiting:
                 self._let_in()
-            elif self._closed and not self._events:
+            elif not self._events:
                 self._drained.set()
 
     async def _append(self, events: Sequence[Event[Any]]) -> list[Receipt | PublishError]:
@@ -221,5 +221,6 @@ class Publisher:
     async def close(self) -> None:
         """Take no more events, and wait for those under way."""
         self._closed = True
+        self._drained.clear()
         if self._events:
             await self._drained.wait()

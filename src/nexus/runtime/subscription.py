@@ -75,7 +75,7 @@ _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def type_of_payload(payload: object) -> str:
-    """Return the event type of a returned payload: its class's ``event_type``, or its name: PaymentTaken, payment.taken."""
+    """Return the event type of a returned payload: its class's ``event_type``, or its name as payment.taken."""
     kind = type(payload)
     declared = getattr(kind, "event_type", None)
     if isinstance(declared, str):
@@ -98,7 +98,7 @@ def returned_events(
     """
     items: Iterable[object] = result if isinstance(result, list | tuple) else [result]
     counts: dict[tuple[str, str | None], int] = {}
-    made = []
+    made: list[Event[Any]] = []
     for item in items:
         wish = item if isinstance(item, Publish) else Publish(type_of_payload(item), item)
         key = wish.key

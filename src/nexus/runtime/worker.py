@@ -93,11 +93,21 @@ class Workers:
 
     async def _deliver(self, run: _Run, delivery: Delivery) -> None:
         """See one delivery, or a batch that it begins, through to its outcome."""
-        if delivery.lane.owner.on_probation:
-            async with self._consumer.alone:
-                await self._deliver_now(run, delivery)
-        else:
+        if not delivery.lane.owner.on_probation:
             await self._deliver_now(run, delivery)
+            return
+        try:
+            await self._consumer.alone.acquire()
+        except asyncio.CancelledError:
+            self._finish(delivery, CANCELLED)
+            if not run.interrupted:
+                raise
+            run.task.uncancel()
+            return
+        try:
+            await self._deliver_now(run, delivery)
+        finally:
+            self._consumer.alone.release()
 
     async def _deliver_now(self, run: _Run, delivery: Delivery) -> None:
         consumer = self._consumer
