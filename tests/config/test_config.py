@@ -272,13 +272,15 @@ def test_048_an_unknown_argument_is_refused(read: Load) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["NEXUS_WORKER", "NEXUS_PUBLISH__TIMEUOT", "NEXUS_PUBLISH__X", "NEXUS_TOPICS__A__Q"])
+@pytest.mark.parametrize(
+    "name", ["NEXUS_WORKER", "NEXUS_PUBLISH__TIMEUOT", "NEXUS_PUBLISH__X", "NEXUS_TOPICS__A__Q", "NEXUS_TOPICS"]
+)
 def test_048_a_variable_that_was_meant_for_a_setting_is_refused(read: Load, name: str) -> None:
     assert refusal(read, environment={name: "3"}).message == f"unknown setting in the environment: {name}"
 
 
 @pytest.mark.parametrize(
-    "name", ["NEXUS_SERVICE_HOST", "NEXUS_PORT_8228_TCP", "NEXUS_KAFKA_BOOTSTRAP", "NEXUS_URL_FILE"]
+    "name", ["NEXUS_SERVICE_HOST", "NEXUS_PORT_8228_TCP", "NEXUS_KAFKA_BOOTSTRAP", "NEXUS_URL_FILE", "NEXUS_X__Y"]
 )
 def test_a_variable_of_somebody_else_is_left_alone(read: Load, name: str) -> None:
     assert read(environment={name: "3"}).settings == Settings()
@@ -388,6 +390,7 @@ def test_a_bad_name_of_a_topic_is_refused(read: Load, name: str) -> None:
     "data",
     [
         pytest.param(b"", id="empty"),
+        pytest.param(b"#" * FILE_LIMIT_BYTES, id="as large as may be"),
         pytest.param(b"\xef\xbb\xbfsource = '/nexus'", id="bom"),
         pytest.param(b"# x\r\nworkers = 16\r\n[publish]\r\ntimeout = '30s'\r\n", id="crlf"),
     ],

@@ -106,7 +106,7 @@ def _refuse_slip(name: str) -> None:
     """
     known = {variable(row.path).removeprefix("NEXUS_") for row in TABLE}
     near = get_close_matches(name.removeprefix("NEXUS_"), known, n=1, cutoff=0.8)
-    if near or ("__" in name and (_place(name)[0],) in SECTIONS):
+    if near or _place(name)[:1] in SECTIONS:
         hint = f"did you mean NEXUS_{near[0]}?" if near else "docs/settings.md lists the variables"
         raise SettingsError(f"unknown setting in the environment: {name}", hint=hint)
 

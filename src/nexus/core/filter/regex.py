@@ -21,7 +21,6 @@ from typing import NamedTuple, NoReturn
 
 STATES_LIMIT = 500
 """States of an automaton; ``{m,n}`` repeats the states of what it stands behind."""
-REPEAT_LIMIT = 500
 DEPTH_LIMIT = 32
 WORK_LIMIT = 1_000_000
 """States times characters that one search may cost: at worst some 0.4 s. It depends on nothing but expression and
@@ -225,8 +224,6 @@ class _Builder:
                 return None
             least, comma, most = braces.groups()
             bounds = int(least), int(most) if most else None if comma else int(least)
-            if max(bounds[0], bounds[1] or 0) > REPEAT_LIMIT:
-                self.fail(f"more than {REPEAT_LIMIT} repetitions")
             if bounds[1] is not None and bounds[1] < bounds[0]:
                 self.fail("the bounds of the repetition are in the wrong order")
             self.at = braces.end()
@@ -236,7 +233,7 @@ class _Builder:
         return bounds
 
     def braces(self) -> re.Match[str] | None:
-        return re.compile(r"\{([0-9]{1,4})(,)?([0-9]{1,4})?\}").match(self.text, self.at)
+        return re.compile(r"\{([0-9]+)(,)?([0-9]+)?\}").match(self.text, self.at)
 
     def atom(self) -> _Piece:
         char = self.peek()
