@@ -27,6 +27,10 @@ else:
         _async_fixture = pytest.fixture
 
 
+# So that a failing case of the shipped suite shows its values.
+pytest.register_assert_rewrite("nexus.testing.conformance")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.getgroup("nexus").addoption(
         "--nexus-backends",
@@ -35,9 +39,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes long on backends whose time is real")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "nexus_backend_url" in metafunc.fixturenames:
-        wishes = [wish.strip() for wish in metafunc.config.getoption("--nexus-backends").split(",") if wish.strip()]
+        wishes = [
+            wish.strip()
+            for wish in metafunc.config.getoption("--nexus-backends", "memory,sqlite").split(",")
+            if wish.strip()
+        ]
         if not wishes:
             raise pytest.UsageError("--nexus-backends names no backend")
         metafunc.parametrize("nexus_backend_url", wishes, indirect=True)

@@ -195,6 +195,7 @@ async def test_until_it_is_released_a_revoked_partition_is_still_owned(world: Wo
     assert await settled_low(world.backend, group, topic, 0) == 1
 
 
+@pytest.mark.slow
 @case
 async def test_after_the_deadline_the_partition_moves_unasked(world: World) -> None:
     topic, group = await world.topic(partitions=2), world.name("group")
@@ -269,6 +270,7 @@ async def test_the_partitions_of_a_dead_process_move_within_a_second(world: Worl
     await party.owns(4, within_s=DEAD_S)
 
 
+@pytest.mark.slow
 @case
 async def test_the_partitions_of_a_frozen_process_move_and_its_settles_are_fenced(world: World) -> None:
     topic, group = await world.topic(partitions=1), world.name("group")
