@@ -22,7 +22,6 @@ from nexus.core.lanes import Delivery, Lane
 from nexus.core.outcome import ACK, CANCELLED, DeadLetter, Park, RetryIn
 from nexus.core.owner import Owner, Policy, take_over
 from nexus.core.parking import (
-    Checkpoint,
     Claim,
     Dead,
     Discard,
@@ -300,7 +299,7 @@ class World:
             if index == self.holder and not self.healing:
                 if self.budget["release"] and not acting.releasing:
                     add(bind("release"))
-                if self.budget["checkpoint"] and owner.checkpoint() and not acting.in_flight:
+                if self.budget["checkpoint"] and owner.fold.keys and not acting.releasing:
                     add(bind("checkpoint"))
                 if self.budget["carry"] and not acting.releasing:
                     add(bind("carry"))
@@ -445,9 +444,7 @@ class World:
             acting.phase = "claim"
             acting.in_flight = [Claim(again.epoch, str(index))]
             return
-        acting.owner = self.rules.owner(
-            acting.cursor.epoch, acting.cursor.low, state, fold, self.policy, acting.ready.append
-        )
+        acting.owner = self.rules.owner(acting.cursor, state, fold, self.policy, acting.ready.append)
         acting.next = acting.cursor.low
         acting.phase = "live"
         acting.owner.resume(self.now)
@@ -589,14 +586,9 @@ class World:
     def checkpoint(self, index: int) -> None:
         acting = self.owners[index]
         assert acting is not None
-        owner = acting.owner
-        assert owner is not None
-        record = owner.checkpoint()
-        assert isinstance(record, Checkpoint)
-        self.budget["checkpoint"] -= 1
-        place = self.land(record)
-        self.read_parking(acting, place)
-        owner.set_checkpoint()
+        assert acting.owner is not None
+        if acting.owner.request_checkpoint():
+            self.budget["checkpoint"] -= 1
 
     def carry(self, index: int) -> None:
         acting = self.owners[index]
@@ -605,7 +597,7 @@ class World:
         assert owner is not None
         self.budget["carry"] -= 1
         for key, position in owner.stale(len(self.parking), 1):
-            owner.carry(key, position, self.event(position), None, ())
+            owner.carry(key, position, self.event(position), None)
 
     def command(self, record: Record) -> None:
         if not self.healing:

@@ -104,17 +104,19 @@ class Owner:
 
     def __init__(
         self,
-        epoch: int,
-        low: int,
+        stored: Cursor,
         state: cursor_codec.State,
         fold: Fold,
         policy: Policy,
         ready: Callable[[Lane], None],
     ) -> None:
-        """Take over at a stored cursor. ``fold`` is read up to and including the owner's own claim; ``ready`` is
-        called with each lane whose next delivery may `begin`.
+        """Go on at the cursor that `take_over` made and that was stored.
+
+        ``fold`` is read up to and including the owner's own claim; ``ready`` is called with each lane whose next
+        delivery may `begin`.
         """
-        self.epoch = epoch
+        self.epoch = stored.epoch
+        low = stored.low
         self.policy = policy
         self.fold = fold
         self.ledger = Ledger(low, state.done, dict(state.attempts))
@@ -127,14 +129,19 @@ class Owner:
         self._lanes: dict[LaneKey, Lane] = {}
         self._timers: list[tuple[float, int, LaneKey]] = []
         self._timer_ids = 0
-        self._outbox: list[tuple[Lane, list[Record]]] = []
-        self._in_flight: list[tuple[Lane, list[Record]]] = []
+        self._outbox: list[tuple[Lane | None, list[Record]]] = []
+        self._in_flight: list[tuple[Lane | None, list[Record]]] = []
         self._running = 0
         self._starting = 0  # parked deliveries between the sending of their `Start` and `begin`
         self._turns: deque[LaneKey] = deque()  # in probation: keys that wait until nothing runs or is about to
         self._takeover_low = low
         self._settled_low = low
+        self.last_settled = stored
+        """The cursor as it was last stored."""
         self._checkpoint = (state.place, state.place_epoch, state.base)
+        self._offered_place = state.place
+        self.trim_below = state.place
+        """Place in the parking topic below which no owner will read again."""
         self._dirty = True
 
     # ---- what comes in --------------------------------------------------------------------------------------------
@@ -442,6 +449,9 @@ class Owner:
             return  # dropped by every reader: the new owner gets these positions again
         self._dirty = True
         for lane, records in sent:
+            if lane is None:
+                self._checkpoint = self.fold.checkpoint()
+                continue
             lane.sending = False
             for record in records:
                 if isinstance(record, Entry):
@@ -485,7 +495,13 @@ class Owner:
         return found
 
     def carry(
-        self, key: LaneKey, position: int, event: Event[Any], edited: Event[Any] | None, history: tuple[str, ...]
+        self,
+        key: LaneKey,
+        position: int,
+        event: Event[Any],
+        edited: Event[Any] | None,
+        reason: str = "",
+        history: tuple[str, ...] = (),
     ) -> None:
         """Write a stale entry again at the end of the parking topic, so that the start may be trimmed."""
         lane = self._lane(key)
@@ -507,18 +523,23 @@ class Owner:
                     entry.round,
                     entry.due,
                     self.fold.place,
+                    reason,
                     history,
                 )
             ],
         )
 
-    def checkpoint(self) -> Checkpoint | None:
-        """Return a record that lets finished entries be forgotten, or None if it would change nothing.
+    def request_checkpoint(self) -> bool:
+        """Have a record sent that lets finished entries be forgotten; False if it would change nothing.
 
-        The shell appends it by itself, when the watermark it names has been settled.
+        Once it has landed, the next cursor names a later place to begin reading; once that is settled, records below
+        `trim_below` are needed by nobody.
         """
         low = self._settled_low
-        return Checkpoint(self.epoch, low) if low > self.fold.base and self.fold.keys else None
+        if low <= self.fold.base or not self.fold.keys or self.stopped is not None:
+            return False
+        self._outbox.append((None, [Checkpoint(self.epoch, low)]))
+        return True
 
     # ---- time -----------------------------------------------------------------------------------------------------
 
@@ -548,7 +569,7 @@ class Owner:
         return max(0, self.policy.window_limit - len(self.ledger))
 
     def stop(self, reason: str) -> None:
-        """Start nothing any more (rule 14). Running deliveries go on until they `end`; what ended is still reported."""
+        """Start nothing any more (rule 14). What runs goes on until its `end`, and is still reported."""
         if self.stopped is None:
             self.stopped = reason
         for lane in list(self._lanes.values()):
@@ -564,6 +585,17 @@ class Owner:
     def deposed(self) -> bool:
         """True if another owner's claim is in force: nothing of this one counts any more."""
         return self.fold.epoch != self.epoch
+
+    def abandon(self, reason: str) -> None:
+        """The partition is lost: start nothing, and write nothing any more."""
+        self.stopped = reason
+        self._outbox = []
+        self._in_flight = []
+
+    @property
+    def has_records(self) -> bool:
+        """True if `take_records` would return some."""
+        return bool(self._outbox) and not self._in_flight
 
     @property
     def drained(self) -> bool:
@@ -599,11 +631,14 @@ class Owner:
         if text is None:
             return None
         self._dirty = False
+        self._offered_place = place
         return Cursor(self.epoch, low, text)
 
     def settled(self, cursor: Cursor, now: float) -> None:
         """A cursor was stored."""
         self._settled_low = max(self._settled_low, cursor.low)
+        self.last_settled = cursor
+        self.trim_below = self._offered_place
         if self._settled_low > self._takeover_low:
             self.unclean = 0  # progress: the innocent neighbours are through
             if self._turns:
@@ -612,11 +647,3 @@ class Owner:
     def not_settled(self) -> None:
         """A cursor could not be stored now; it will be offered again."""
         self._dirty = True
-
-    def set_checkpoint(self) -> int:
-        """Begin later readings as late as the fold allows; returns the place below which records may be trimmed once
-        the next cursor was settled.
-        """
-        self._checkpoint = self.fold.checkpoint()
-        self._dirty = True
-        return self._checkpoint[0]

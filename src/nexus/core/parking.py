@@ -134,8 +134,9 @@ class Carry(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
     due: float
     seen: int
     """The writer had folded all records below this place."""
+    reason: str = ""
     history: tuple[str, ...] = ()
-    """What was said of it so far, oldest first, shortened."""
+    """What was said of it so far, oldest first, one JSON object each."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
