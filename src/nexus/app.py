@@ -257,7 +257,8 @@ class Nexus:
             async with self:
                 stopping = loop.create_task(stop.wait())
                 failures = [c.failed for c in self._consumers.values() if c.failed is not None]
-                await asyncio.wait([stopping, *failures], return_when=asyncio.FIRST_COMPLETED)
+                watched: list[asyncio.Future[Any]] = [stopping, *failures]
+                await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
                 stopping.cancel()
                 for failure in failures:
                     if failure.done():

@@ -50,14 +50,12 @@ class Rules:
     owner: type[Owner] = Owner
     fold: type[Fold] = Fold
     fence_first: bool = True
-    settle_fences: bool = True
-    requeue_with_round: bool = True
     owner_tails: bool = True
     release_waits: bool = True
     settle_before_start: bool = True
-    start_before_ack: bool = False
     lose_cursor_silently: bool = False
     reclaim: bool = True
+    ordered_landing: bool = True
 
 
 class Acting:
@@ -385,7 +383,10 @@ class World:
     def landing(self, index: int) -> None:
         acting = self.owners[index]
         assert acting is not None
-        for record in acting.in_flight:
+        batch = list(acting.in_flight)
+        if not self.rules.ordered_landing:
+            self.rng.shuffle(batch)
+        for record in batch:
             acting.landed_at = self.land(record)
 
     def landing_twice(self, index: int) -> None:
@@ -540,10 +541,10 @@ class World:
                 acting.waiting = None
 
     def store(self, index: int, cursor: Cursor) -> bool:
-        if self.cursor is None or (self.cursor.epoch != cursor.epoch and self.rules.settle_fences):
+        if self.cursor is None or (self.cursor.epoch != cursor.epoch):
             self.drop(index)
             return False
-        if index != self.holder and self.rules.settle_fences:
+        if index != self.holder and self.rules.fence_first:
             # The lease is lost and nobody took over yet: the backend refuses too.
             self.drop(index)
             return False

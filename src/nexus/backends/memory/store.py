@@ -179,7 +179,7 @@ class Store:
         if not self._fits(count, size):
             raise StoreFull(
                 f"the memory store holds {self._count:,} of {self.max_events:,} events and {self._size_bytes:,} of "
-                f"{self.max_bytes:,} bytes, and its groups still need them",
+                f"{self.max_bytes:,} bytes, and all of them are needed",
                 hint="consume faster, or raise `max_events` and `max_bytes` in the URL",
             )
 
