@@ -42,7 +42,7 @@ import msgspec
 from nexus.core import cursor as cursor_codec
 from nexus.core.lanes import Delivery, Lane
 from nexus.core.ledger import Ledger
-from nexus.core.outcome import Ack, Cancelled, DeadLetter, Outcome, Park, RetryIn
+from nexus.core.outcome import ACK, Ack, Cancelled, DeadLetter, Outcome, Park, RetryIn
 from nexus.core.parking import (
     Carry,
     Checkpoint,
@@ -174,7 +174,11 @@ class Owner:
         self.queued_events += 1
         self.queued_bytes += stored.size
         if not lane.queued and lane.running is None:
-            self._advance(lane, now)
+            if fold.keys or self.stopped is not None or lane.sending or lane.due:
+                self._advance(lane, now)
+            else:
+                lane.queued = True
+                self._ready(lane)
 
     def skip(self, position: int) -> None:
         """Take in a fetched position that no handler of the group wants: done at once."""
@@ -221,7 +225,7 @@ class Owner:
         if lane.batch:
             self._make_ready(lane)
             return
-        records: list[Record] = lane.report
+        records: list[Record] = lane.report or []
         ended = {record.position for record in records if isinstance(record, Done)} if records else ()
         if records and len(ended) < len(records):  # a failure: what may follow depends on the fold behind it
             self._send(lane, records)
@@ -301,7 +305,7 @@ class Owner:
             self._ready(lane)
 
     def _send(self, lane: Lane, records: list[Record]) -> None:
-        lane.report = []
+        lane.report = None
         lane.sending = True
         self._outbox.append((lane, records))
 
@@ -340,6 +344,22 @@ class Owner:
     def on_probation(self) -> bool:
         return self.unclean >= PROBATION_AFTER
 
+    def ack(self, delivery: Delivery, now: float) -> None:
+        """Say that a delivery ended well: `end` with an `Ack`, by the shortest way where nothing is parked."""
+        lane = delivery.lane
+        if delivery.parked or self.fold.keys or self._turns or self.stopped is not None:
+            self.end(delivery, ACK, now)
+            return
+        lane.running = None
+        self._running -= 1
+        self._dirty = True
+        self._drop_head(lane)
+        if lane.queue:
+            lane.queued = True
+            self._ready(lane)
+        else:
+            del self._lanes[lane.key]
+
     def end(self, delivery: Delivery, outcome: Outcome | Cancelled, now: float) -> None:
         """Say how a delivery ended."""
         lane = delivery.lane
@@ -352,11 +372,6 @@ class Owner:
             self._end_parked(lane, delivery, outcome, now)
         elif isinstance(outcome, Ack):
             self._drop_head(lane)
-            if lane.queue or self.fold.keys:
-                self._advance(lane, now)
-            else:
-                self._lanes.pop(lane.key, None)
-            return
         elif isinstance(outcome, Cancelled):
             left = self.ledger.attempts[delivery.position] - 1
             if left:
@@ -405,25 +420,27 @@ class Owner:
     def _end_parked(self, lane: Lane, delivery: Delivery, outcome: Outcome | Cancelled, now: float) -> None:
         about = (self.epoch, lane.key, delivery.position, delivery.round)
         delivery.event = None
+        report = lane.report = lane.report if lane.report is not None else []
         match outcome:
             case Ack():
-                lane.report.append(Done(*about))
+                report.append(Done(*about))
                 return
             case Cancelled():
-                lane.report.append(Unstart(*about, delivery.attempt))
+                report.append(Unstart(*about, delivery.attempt))
             case DeadLetter(reason, error) if self.policy.on_dead == "stop":
-                lane.report.append(Failed(*about, delivery.attempt, 0.0, error, now))
+                report.append(Failed(*about, delivery.attempt, 0.0, error, now))
                 self.stopped = f"parked event at position {delivery.position} failed for good: {reason}"
             case DeadLetter(reason, error):
-                lane.report.append(Dead(*about, reason, error, now))
+                report.append(Dead(*about, reason, error, now))
             case RetryIn(delay_s, error) | Park(delay_s, error):
-                lane.report.append(Failed(*about, delivery.attempt, now + delay_s, error, now))
+                report.append(Failed(*about, delivery.attempt, now + delay_s, error, now))
         self._unstart_rest(lane)
 
     def _unstart_rest(self, lane: Lane) -> None:
         while lane.batch:
             rest = lane.batch.popleft()
             self._starting -= 1
+            lane.report = lane.report if lane.report is not None else []
             lane.report.append(Unstart(self.epoch, lane.key, rest.position, rest.round, rest.attempt))
 
     def _drop_head(self, lane: Lane) -> None:
@@ -465,6 +482,7 @@ class Owner:
         known = self.fold.keys[lane.key]
         entry = known.touched.get(record.position)
         if entry is not None:  # taken by the fold, and still open: nothing else of this key was sent
+            lane.batch = lane.batch if lane.batch is not None else deque()
             lane.batch.append(
                 Delivery(
                     lane,
