@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import pytest
@@ -28,3 +29,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for group in groups:
         dice.shuffle(group)
     items[:] = [item for group in groups for item in group]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
+    """Say how to run a failing run again, with its order and its examples."""
+    replay = os.environ.get("REPLAY_COMMAND")
+    if replay and exitstatus == pytest.ExitCode.TESTS_FAILED:
+        terminalreporter.line(f"replay: {replay}")

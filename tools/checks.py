@@ -47,11 +47,11 @@ def name_problems(names: list[str], pages: str) -> list[str]:
 def words() -> list[str]:
     """Public names, settings and commands against the "Do not say" column of the glossary."""
     import nexus
-    from nexus import config
+    from nexus.config import TABLE
 
     glossary = (DOCS / "glossary.md").read_text(encoding="utf-8")
     names = [("public name", name) for name in getattr(nexus, "__all__", ())]
-    names += [("setting", row.path) for row in config.TABLE]
+    names += [("setting", row.path) for row in TABLE]
     # One file per command is the layout of the command room, so the file names are the commands.
     names += [("command", file.stem) for file in sorted((ROOT / "src/nexus/cli").glob("[!_]*.py"))]
     return word_problems(names, glossary)

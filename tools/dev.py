@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -17,14 +18,16 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from tools import checks, settings_page  # noqa: E402  (the line above makes the import possible)
+from tools import checks, settings_page  # noqa: E402  # the line above makes the import possible
 
 PYTHON = sys.executable
 
 
-def run(command: Sequence[str], *, quiet: bool = False) -> subprocess.CompletedProcess[str]:
+def run(command: Sequence[str], *, quiet: bool = False, replay: str = "") -> subprocess.CompletedProcess[str]:
     """Run ``command`` in the repository without a standard input, so that nothing can ask questions."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    if replay:
+        environment["REPLAY_COMMAND"] = replay
     return subprocess.run(
         command,
         cwd=ROOT,
@@ -47,11 +50,9 @@ def test(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
     command = [PYTHON, "-m", "pytest", f"--hypothesis-seed={seed}", f"--hypothesis-profile={profile}"]
     if options.quick:
         command += ["-m", "not slow"]
-    code = run([*command, *pytest_arguments]).returncode
-    if code == 1:
-        quick = " --quick" if options.quick else ""
-        print(f"replay: ./nexus test{quick} --seed {seed} {' '.join(pytest_arguments)}".rstrip(), file=sys.stderr)
-    return code
+    # The tests print this themselves when they fail, so that pytest's summary stays the last line.
+    replay = ["./nexus", "test", *(["--quick"] if options.quick else []), "--seed", str(seed), *pytest_arguments]
+    return run([*command, *pytest_arguments], replay=shlex.join(replay)).returncode
 
 
 # -- check -----------------------------------------------------------------------------------------------------------

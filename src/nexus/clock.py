@@ -24,3 +24,17 @@ class SystemClock:
 
 
 SYSTEM_CLOCK: Clock = SystemClock()
+
+
+class SteadyClock:
+    """A clock whose `now` starts at another's and then grows with its monotonic time only.
+
+    Delays and due times are counted by it, so that a step of the wall clock neither fires them early nor twice.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.monotonic = clock.monotonic
+        self._offset_s = clock.now() - clock.monotonic()
+
+    def now(self) -> float:
+        return self.monotonic() + self._offset_s

@@ -163,6 +163,11 @@ def test_a_bad_pattern_is_refused_and_the_place_named(text: str, fault: str) -> 
         validate_pattern(text)
 
 
+@pytest.mark.parametrize("text", ["x" * LIMIT_CHARS, "a." * 31 + "**", "*", "**:*"])
+def test_a_good_pattern_is_taken(text: str) -> None:
+    validate_pattern(text)
+
+
 def test_a_bad_pattern_leaves_the_router_as_it_was() -> None:
     router = Router[str]()
     with pytest.raises(FilterError):

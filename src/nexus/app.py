@@ -1,0 +1,410 @@
+"""`Nexus`, the bus: the one object that a program makes. It wires settings, backend, publisher and consumers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import re
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, Self, TypeVar
+
+from nexus import config
+from nexus.clock import SYSTEM_CLOCK, Clock, SteadyClock
+from nexus.core.envelope import check_json, encode_payload
+from nexus.core.filter import compile_filter
+from nexus.core.ids import Uuid7
+from nexus.core.owner import OnDead, Policy
+from nexus.core.pattern import validate_pattern
+from nexus.core.plan import check_durability
+from nexus.core.retry import Retry
+from nexus.errors import Closed, HandlerError, NexusError, PublishError
+from nexus.event import JSON, Event, is_json
+from nexus.plugins import make_backend
+from nexus.runtime.binding import Binding, RunIn
+from nexus.runtime.consumer import Consumer
+from nexus.runtime.deadletters import DeadLetters
+from nexus.runtime.publisher import Publisher, Receipt
+from nexus.runtime.subscription import Group, Subscription, check_unique
+from nexus.runtime.tail import Tail
+from nexus.runtime.worker import current_event
+from nexus.spi.backend import Backend, TopicSpec
+
+log = logging.getLogger("nexus")
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+LostCursor = Literal["stop", "checkpoint", "earliest"]
+Start = Literal["latest", "earliest"]
+
+DEFAULT_TOPIC = "events"
+_GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class Nexus:
+    """An event bus on one backend.
+
+    >>> bus = Nexus("memory://")
+    >>> @bus.on("order.placed", group="billing")
+    ... async def charge(order: dict) -> None: ...
+
+    Use it as ``async with bus:`` inside a program that has a loop, as ``bus.lifespan`` in an ASGI application, or
+    ``await bus.run()`` in a process of its own.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        settings: Mapping[str, object] | str | os.PathLike[str] | None = None,
+        source: str | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        backend: Backend | None = None,
+    ) -> None:
+        """Read the settings; nothing is opened yet.
+
+        ``url`` and ``source`` win over every other place of theirs. ``settings`` is a mapping as in ``nexus.toml``, or
+        the path of such a file. ``backend`` is an instance of one's own, instead of a URL. Raises `SettingsError`.
+        """
+        arguments: dict[str, object] = dict(settings) if isinstance(settings, Mapping) else {}
+        arguments |= {name: value for name, value in (("backend", url), ("source", source)) if value is not None}
+        file = None if isinstance(settings, Mapping) else settings
+        self.loaded = config.load(arguments, file=file)
+        self.settings = self.loaded.settings
+        self.clock = clock
+        self.backend = backend or make_backend(self.settings.backend, clock)
+        self.groups: dict[str, Group] = {}
+        self._uuid7 = Uuid7()
+        self._member = f"{os.getpid()}-{random.getrandbits(32):08x}"
+        self._consumers: dict[str, Consumer] = {}
+        self._publisher: Publisher | None = None
+        self._state: Literal["new", "open", "closed"] = "new"
+
+    # ---- handlers -------------------------------------------------------------------------------------------------
+
+    def on(
+        self,
+        *patterns: str,
+        group: str | None = None,
+        where: str | None = None,
+        retry: Retry | None = None,
+        timeout_s: float | None = None,
+        batch_size: int = 100,
+        key: str | None = None,
+        run_in: RunIn = "auto",
+        on_dead: OnDead = "block_key",
+        ordered: bool = True,
+        workers: int | None = None,
+        start: Start = "latest",
+        hold_s: float = 5.0,
+        lost_cursor: LostCursor = "stop",
+    ) -> Callable[[Handler], Handler]:
+        """Register the decorated function for events whose type matches one of the patterns.
+
+        ``group``: members of one group share the events; each group gets all of them. Default: the function's name.
+        ``where``: a filter on attributes and payload. ``retry``: how often and how long apart. ``timeout_s``: time
+        limit of one attempt. ``key``: field of returned payloads that becomes their key. ``run_in``: ``"process"``
+        for CPU-bound work. What follows belongs to the whole group: ``on_dead``: after a dead letter its key waits
+        (``block_key``), goes on (``skip``), or the partition stops (``stop``). ``ordered=False`` gives up key order.
+        ``workers``: handlers at once. ``start``: where a new group begins. ``hold_s``: longest delay for which a key
+        waits in memory rather than in the parking topic. ``lost_cursor``: what to do when the group's cursor is gone.
+
+        Raises `HandlerError`, `FilterError`.
+        """
+        for pattern in patterns:
+            validate_pattern(pattern)
+        if not patterns:
+            raise HandlerError("no event type was given", hint='name one: @bus.on("order.placed")')
+        if self._state != "new":
+            raise HandlerError("the bus is running; handlers are registered before it starts")
+        if timeout_s is not None and timeout_s <= 0:
+            raise HandlerError(f"timeout_s is {timeout_s}; it must be above 0")
+        if not 1 <= batch_size <= 10_000:
+            raise HandlerError(f"batch_size is {batch_size}; it must be 1 to 10,000")
+
+        def register(handler: Handler) -> Handler:
+            binding = Binding(handler, run_in)
+            name = group or re.sub(r"[^A-Za-z0-9._-]+", "-", handler.__qualname__).strip("-")
+            if not _GROUP_NAME.fullmatch(name):
+                raise HandlerError(f"group name {name!r} is not allowed", hint="letters, digits, '.', '_' and '-'")
+            count = workers or self.settings.workers
+            policy = Policy(on_dead=on_dead, ordered=ordered, hold_s=hold_s)
+            known = self.groups.get(name)
+            if known is None:
+                known = self.groups[name] = Group(name, policy, count, start, lost_cursor)
+            elif (known.policy, known.start, known.lost_cursor) != (policy, start, lost_cursor):
+                raise HandlerError(
+                    f"group {name} is registered twice with different on_dead, ordered, hold_s, start or lost_cursor",
+                    hint="these belong to the whole group; say the same at each handler",
+                )
+            known.workers = max(known.workers, count) if workers else known.workers
+            where_filter = compile_filter(where) if where else None
+            subscription = Subscription(patterns, binding, where_filter, retry or Retry(), timeout_s, batch_size, key)
+            check_unique(known.subscriptions, subscription)
+            known.add(subscription)
+            return handler
+
+        return register
+
+    # ---- life -----------------------------------------------------------------------------------------------------
+
+    async def start(self, *, consume: bool = True) -> None:
+        """Open the backend, make sure that the topics exist, and begin to consume unless told otherwise.
+
+        Raises `SettingsError` (also when the backend gives less durability than asked for), `BackendError`.
+        """
+        if self._state != "new":
+            raise Closed("a bus starts once", hint="make another Nexus")
+        await self.backend.open()
+        self._state = "open"
+        try:
+            publisher = self._publisher = self._make_publisher()
+            await publisher.open()
+            for durability in publisher.durabilities.values():
+                check_durability(self.settings.durability, durability)
+            if consume:
+                for group in self.groups.values():
+                    await self._consume(group)
+        except BaseException:
+            await self.close()
+            raise
+
+    def _make_publisher(self) -> Publisher:
+        specs = {
+            name: TopicSpec(name, topic.partitions, topic.retention_age_s, topic.retention_size_bytes)
+            for name, topic in self.settings.topics.items()
+        }
+        default = specs.get(DEFAULT_TOPIC) or TopicSpec(DEFAULT_TOPIC)
+        publish = self.settings.publish
+        return Publisher(
+            self.backend,
+            [(specs[name], topic.patterns) for name, topic in self.settings.topics.items()],
+            default,
+            self.clock,
+            max_body_bytes=publish.max_body_bytes,
+            queue_events=publish.queue_events,
+            queue_bytes=publish.queue_bytes,
+            timeout_s=publish.timeout_s,
+        )
+
+    async def _consume(self, group: Group) -> Consumer:
+        consumer = Consumer(
+            group,
+            self.backend,
+            self.publisher,
+            SteadyClock(self.clock),
+            self.new_id,
+            self.settings.source,
+            f"{self._member}-{group.name}",
+            prefetch_events=self.settings.prefetch_events,
+            prefetch_bytes=self.settings.prefetch_bytes,
+            settle_interval_s=self.settings.settle_interval_s,
+            drain_s=self.settings.drain_s,
+        )
+        self._consumers[group.name] = consumer
+        await consumer.start()
+        return consumer
+
+    async def close(self) -> None:
+        """Drain and close: start nothing new, wait for running handlers, settle, leave. Idempotent."""
+        if self._state != "open":
+            return
+        self._state = "closed"
+        await asyncio.gather(*(consumer.close() for consumer in self._consumers.values()))
+        if self._publisher is not None:
+            await self._publisher.close()
+        await self.backend.close()
+
+    async def kill(self) -> None:
+        """Stop as a crash would: nothing is drained, settled or given back. For tests of what survives."""
+        self._state = "closed"
+        for consumer in self._consumers.values():
+            await consumer.kill()
+        await self.backend.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: object = None) -> AsyncIterator[None]:
+        """Run the bus for the life of an ASGI application: ``Starlette(lifespan=bus.lifespan)``."""
+        async with self:
+            yield
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT, then drain. A second signal stops at once.
+
+        Raises what stopped a consumer, if something nobody planned did.
+        """
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+
+        def on_signal() -> None:
+            if stop.is_set():
+                os._exit(130)
+            stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        try:
+            async with self:
+                stopping = loop.create_task(stop.wait())
+                failures = [c.failed for c in self._consumers.values() if c.failed is not None]
+                watched: list[asyncio.Future[Any]] = [stopping, *failures]
+                await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+                stopping.cancel()
+                for failure in failures:
+                    if failure.done():
+                        failure.result()
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    @property
+    def publisher(self) -> Publisher:
+        if self._publisher is None or self._state != "open":
+            raise Closed("the bus is not open", hint="use `async with bus:` or `await bus.start()`")
+        return self._publisher
+
+    # ---- publishing -----------------------------------------------------------------------------------------------
+
+    def new_id(self) -> str:
+        """Return a UUIDv7 above all that this bus has made."""
+        return self._uuid7(int(self.clock.now() * 1000), random.getrandbits(73))
+
+    def event(
+        self,
+        type: str,
+        data: Any = None,
+        *,
+        key: str | None = None,
+        id: str | None = None,
+        source: str | None = None,
+        subject: str | None = None,
+        tenant: str | None = None,
+        time: datetime | None = None,
+        expires_in_s: float | None = None,
+        correlationid: str | None = None,
+        datacontenttype: str | None = None,
+        dataschema: str | None = None,
+        extensions: Mapping[str, str | int | bool] | None = None,
+    ) -> Event[Any]:
+        """Make an event without publishing it. What is published within a handler carries on its correlation."""
+        body, content_type = encode_payload(data)
+        if datacontenttype is not None:
+            content_type = datacontenttype
+            if is_json(datacontenttype) and isinstance(data, bytes):
+                check_json(data)
+        now = datetime.fromtimestamp(self.clock.now(), UTC)
+        cause = current_event.get()
+        causation = traceparent = tracestate = None
+        if cause is not None:
+            correlationid = correlationid or cause.correlationid or cause.id
+            causation, traceparent, tracestate = cause.id, cause.traceparent, cause.tracestate
+            tenant = tenant if tenant is not None else cause.tenant
+        return Event(
+            id if id is not None else self.new_id(),
+            source or self.settings.source,
+            type,
+            time or now,
+            key,
+            body,
+            tenant,
+            subject,
+            correlationid,
+            causation,
+            content_type if content_type is not None else JSON,
+            dataschema,
+            None if expires_in_s is None else now + timedelta(seconds=expires_in_s),
+            traceparent,
+            tracestate,
+            extensions,
+        )
+
+    async def publish(self, type: str | Event[Any], data: Any = None, **attributes: Any) -> Receipt:
+        """Publish one event; when this returns it is as durable as the receipt says.
+
+        ``data`` is a msgspec Struct, dataclass, TypedDict, pydantic model, plain JSON value, or bytes. Attributes are
+        those of `event`: ``key``, ``id``, ``subject``, ``tenant``, ``time``, ``expires_in_s``, ``correlationid``,
+        ``datacontenttype``, ``dataschema``, ``extensions``. Publishing the same id and content again returns the first
+        receipt. Waits while too much is under way.
+
+        Raises `InvalidEvent`, `IdConflict`, `Overloaded`, `UnknownOutcome`, `Closed`, `BackendError`.
+        """
+        event = type if isinstance(type, Event) else self.event(type, data, **attributes)
+        return await self.publisher.publish(event)
+
+    async def publish_many(self, events: Sequence[Event[Any]]) -> list[Receipt | PublishError]:
+        """Publish events made with `event`, as one batch: far faster than one by one.
+
+        All are validated first: `InvalidEvent` names the first bad one, and nothing is stored. Then each event has its
+        own answer, a receipt or the error that it met.
+        """
+        return await self.publisher.publish_many(events)
+
+    # ---- reading --------------------------------------------------------------------------------------------------
+
+    async def subscribe(
+        self, *patterns: str, group: str, where: str | None = None, start: Start = "latest"
+    ) -> AsyncIterator[Event[Any]]:
+        """Consume as a member of a group, in a loop of one's own: an event is acknowledged when the next is asked for.
+
+        Leaving the loop gives the current event back: it is delivered again.
+        """
+        offered: asyncio.Queue[tuple[Event[Any], asyncio.Future[None]]] = asyncio.Queue(1)
+
+        async def hand_over(event: Event[Any]) -> None:
+            done = asyncio.get_running_loop().create_future()
+            await offered.put((event, done))
+            await done
+
+        for pattern in patterns:
+            validate_pattern(pattern)
+        own = Group(group, Policy(), 1, start, "stop")
+        own.add(
+            Subscription(patterns, Binding(hand_over), compile_filter(where) if where else None, Retry(), None, 1, None)
+        )
+        if group in self._consumers:
+            raise HandlerError(f"group {group} is consumed by this bus already")
+        consumer = await self._consume(own)
+        try:
+            while True:
+                event, done = await offered.get()
+                yield event
+                done.set_result(None)
+        finally:
+            self._consumers.pop(group, None)
+            consumer.interrupt_all("left the loop")
+            await consumer.close()
+
+    def tail(
+        self,
+        *patterns: str,
+        where: str | None = None,
+        start: Literal["latest", "earliest"] | float = "latest",
+        follow: bool = True,
+    ) -> Tail:
+        """Watch events without consuming them: ``async for stored in bus.tail("order.*")``.
+
+        ``start``: ``latest``, ``earliest`` or a time in seconds since 1970. ``follow=False`` ends at the end.
+        """
+        return Tail(self.backend, self.publisher, patterns or ("**",), where, start, follow)
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """What failed for good, to be looked at, edited, requeued or discarded."""
+        return DeadLetters(self.backend, self.clock, self.new_id, self.settings.source)
+
+    def consumer(self, group: str) -> Consumer:
+        """The running consumer of a group: its `stats`, what it owns, and why a partition stands still."""
+        try:
+            return self._consumers[group]
+        except KeyError:
+            raise NexusError(f"group {group} is not consumed by this bus") from None

@@ -1,0 +1,61 @@
+"""Filters: does a subscription want this event? A subset of CEL over the event's attributes, headers and data.
+
+>>> from datetime import UTC, datetime
+>>> from nexus.event import Event
+>>> event = Event(id="1", source="/shop", type="order.placed", time=datetime(2013, 1, 1, tzinfo=UTC),
+...               body=b'{"total": 120, "country": "CH"}')
+>>> compile_filter("type.startsWith('order.') && data.total > 100").matches(event)
+True
+>>> compile_filter("data.discount > 0").matches(event)  # no such field: no answer, so not wanted
+False
+>>> compile_filter("typ == 'order.placed'")
+Traceback (most recent call last):
+nexus.errors.FilterError: NXS-2200 filter: unknown name 'typ' (character 1)
+  typ == 'order.placed'
+  ^
+Next: did you mean 'type'? The extension attribute of this name is headers.typ
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nexus.core.filter.compiler import Compiler, Scope, Step
+from nexus.core.filter.parser import parse
+from nexus.core.filter.values import NoAnswer
+from nexus.errors import FilterError
+from nexus.event import Event
+
+__all__ = ["Filter", "compile_filter"]
+
+
+class Filter:
+    """A filter, read once. Repeatable and without state that an answer depends on."""
+
+    __slots__ = ("_step", "needs_data", "text")
+
+    def __init__(self, text: str, step: Step, needs_data: bool) -> None:
+        self.text = text
+        self.needs_data = needs_data
+        """Whether the payload may have to be decoded."""
+        self._step = step
+
+    def __repr__(self) -> str:
+        return f"Filter({self.text!r})"
+
+    def matches(self, event: Event[Any]) -> bool:
+        """Tell whether the filter is true for ``event``. Without an answer (a field is missing) it is not."""
+        try:
+            return self._step(Scope(event)) is True
+        # Data of a foreign producer may be nested deeper than Python recurses.
+        except (NoAnswer, RecursionError):
+            return False
+
+
+def compile_filter(text: str) -> Filter:
+    """Read a filter. Raises `FilterError` with the place of the fault."""
+    if not isinstance(text, str):
+        raise FilterError(f"filter must be text, not {type(text).__name__}")
+    compiler = Compiler(text)
+    step = compiler.compile(parse(text))
+    return Filter(text, step, compiler.needs_data)

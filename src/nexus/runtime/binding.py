@@ -1,0 +1,127 @@
+"""How a handler is called: which arguments it asks for, in which way it runs, what its results are.
+
+A handler says by its annotations what it wants, and pays only for that:
+
+    async def charge(order: OrderPlaced): ...                        the payload, decoded into the type
+    async def charge(order: OrderPlaced, event: Event[OrderPlaced]): ... and the envelope
+    async def audit(event: Event): ...                                only the envelope; nothing is decoded
+    async def count(orders: list[OrderPlaced]): ...                   a batch, at most one event per key
+    def resize(image: bytes, context: Context): ...                   raw bytes; a plain function runs in a thread
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args, get_origin
+
+import msgspec
+
+from nexus.errors import HandlerError
+from nexus.event import Event, payload_decoder
+
+RunIn = Literal["auto", "loop", "thread", "process"]
+
+
+class Context(msgspec.Struct, frozen=True):
+    """What a handler may know of its delivery beyond the event."""
+
+    group: str
+    topic: str
+    partition: int
+    position: int
+    attempt: int
+    """Number of this delivery, from 1; above 1 the event was delivered before."""
+    fence: int
+    """Grows with every new owner of the partition. Store it beside your own writes and refuse a lower one, and a
+    former owner that woke up late cannot overwrite what the new one wrote."""
+
+
+Build = Callable[[Event[Any], Callable[[], Context]], tuple[Any, ...]]
+
+
+class Binding:
+    """One handler, ready to be called."""
+
+    def __init__(self, handler: Callable[..., Any], run_in: RunIn = "auto") -> None:
+        """Raises `HandlerError` for a signature that cannot be called with an event."""
+        self.handler = handler
+        self.name = f"{handler.__module__}.{handler.__qualname__}"
+        is_async = inspect.iscoroutinefunction(handler)
+        if is_async and run_in in ("thread", "process"):
+            raise HandlerError(f"handler {self.name} is async; it runs on the loop, not in a {run_in}")
+        if not is_async and run_in == "loop":
+            raise HandlerError(
+                f"handler {self.name} is a plain function and would block the loop", hint="run_in='thread'"
+            )
+        self.run_in: Literal["loop", "thread", "process"] = (
+            "loop" if is_async else "process" if run_in == "process" else "thread"
+        )
+        wishes = [_wish(self.name, parameter, kind) for parameter, kind in _parameters(handler, self.name)]
+        if not wishes:
+            raise HandlerError(f"handler {self.name} takes no argument", hint="take the payload, an Event or both")
+        batches = {many for _, many in wishes}
+        if len(batches) > 1:
+            raise HandlerError(f"handler {self.name} mixes lists and single arguments", hint="make all of them lists")
+        self.batch = batches.pop()
+        self._builders = [build for build, _ in wishes]
+        self.arguments = self._single()
+
+    def _single(self) -> Build:
+        if len(self._builders) == 1:
+            (only,) = self._builders
+            return lambda event, context: (only(event, context),)
+        builders = tuple(self._builders)
+        return lambda event, context: tuple([build(event, context) for build in builders])
+
+    def batch_arguments(self, events: Sequence[tuple[Event[Any], Callable[[], Context]]]) -> tuple[list[Any], ...]:
+        """Return one list per parameter."""
+        return tuple([build(event, context) for event, context in events] for build in self._builders)
+
+
+def _parameters(handler: Callable[..., Any], name: str) -> list[tuple[inspect.Parameter, Any]]:
+    try:
+        hints = typing.get_type_hints(handler)
+    except NameError as error:
+        raise HandlerError(
+            f"handler {name} has an annotation that cannot be resolved: {error}",
+            hint="define the type at module level, before the bus starts",
+        ) from error
+    found = []
+    for parameter in inspect.signature(handler).parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise HandlerError(f"handler {name}: parameter {parameter} cannot be filled", hint="use plain parameters")
+        found.append((parameter, hints.get(parameter.name, parameter.empty)))
+    return found
+
+
+def _wish(name: str, parameter: inspect.Parameter, annotation: Any) -> tuple[Callable[..., Any], bool]:
+    """Return how to make one argument, and whether the parameter is a list of them."""
+    many = get_origin(annotation) is list
+    wanted = get_args(annotation)[0] if many else annotation
+    if wanted is Event or get_origin(wanted) is Event or (wanted is parameter.empty and parameter.name == "event"):
+        return _event, many
+    if wanted is Context or (wanted is parameter.empty and parameter.name in ("ctx", "context")):
+        return _context, many
+    if wanted in (parameter.empty, Any, object):
+        return _data, many
+    try:
+        decode = payload_decoder(wanted)
+    except Exception as error:
+        raise HandlerError(
+            f"handler {name}: parameter {parameter.name} has a type that cannot be decoded: {error}"
+        ) from error
+    return (lambda event, _: decode(event.body)), many
+
+
+def _event(event: Event[Any], _: object) -> Event[Any]:
+    return event
+
+
+def _context(_: object, context: Callable[[], Context]) -> Context:
+    return context()
+
+
+def _data(event: Event[Any], _: object) -> Any:
+    return event.data

@@ -1,0 +1,713 @@
+"""The consumer of one group: own partitions, fetch, hand out, settle, give back.
+
+Four kinds of task, all owned by `Consumer`: the workers call handlers; the *pump* takes changes of ownership and
+fetches; the *journal* appends what the owners want written to the parking topics; the *settler* stores cursors. They
+meet in the owners (`nexus.core.owner`), which never wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nexus.clock import Clock
+from nexus.core.lanes import Delivery
+from nexus.core.outcome import Ack, Cancelled, DeadLetter, Outcome, Park, RetryIn
+from nexus.core.owner import Owner, take_over
+from nexus.core.parking import Claim, Fold
+from nexus.errors import BackendError, CursorLost, UnknownOutcome
+from nexus.event import Event
+from nexus.runtime.journal import Journal, parking_spec, parking_topic, record_of
+from nexus.runtime.publisher import Publisher
+from nexus.runtime.subscription import Group
+from nexus.runtime.worker import Workers
+from nexus.spi.backend import (
+    Assigned,
+    Backend,
+    Cursor,
+    Lost,
+    Member,
+    Revoking,
+    Settlement,
+    Slice,
+    Want,
+)
+
+log = logging.getLogger("nexus.consumer")
+
+SETTLE_AFTER = 1_000
+"""Completions after which cursors are stored before their time."""
+CHECKPOINT_AFTER = 4_096
+"""Records in a parking partition after which finished ones are forgotten."""
+_RETRY_S = 0.1
+_TAIL_EVENTS = 1_000
+_EVENT_OVERHEAD_BYTES = 1_024  # what Python keeps around an event's bytes
+
+
+@dataclasses.dataclass(slots=True)
+class Stats:
+    """What a group did since it started, in events."""
+
+    acked: int = 0
+    retried: int = 0
+    parked: int = 0
+    dead: int = 0
+    cancelled: int = 0
+    expired: int = 0
+    skipped: int = 0
+    trimmed: int = 0
+    returned_conflicts: int = 0
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class Partition:
+    """One owned partition, as the shell sees it."""
+
+    topic: str
+    number: int
+    parking: str
+    owner: Owner | None = None
+    lost: bool = False
+    """Its cursor is lost: it is owned and not consumed until somebody decides."""
+    releasing: bool = False
+    trimmed_to: int = 0
+    checkpoint_at: int = 0
+
+    @property
+    def id(self) -> tuple[str, int]:
+        return self.topic, self.number
+
+
+class Consumer:
+    """One member of one group."""
+
+    def __init__(
+        self,
+        group: Group,
+        backend: Backend,
+        publisher: Publisher,
+        clock: Clock,
+        new_id: Callable[[], str],
+        source: str,
+        member: str,
+        *,
+        prefetch_events: int,
+        prefetch_bytes: int,
+        settle_interval_s: float,
+        drain_s: float,
+    ) -> None:
+        self.group = group
+        self.clock = clock
+        self.publisher = publisher
+        self.source = source
+        self.stats = Stats()
+        self.lost_cursors: list[CursorLost] = []
+        self._backend = backend
+        self._journal = Journal(backend, clock, new_id, source)
+        self._member_name = member
+        self._prefetch_events = prefetch_events
+        self._prefetch_bytes = prefetch_bytes
+        self._settle_interval_s = settle_interval_s
+        self._drain_s = drain_s
+        self._member: Member | None = None
+        self._unwatch: Callable[[], None] = lambda: None
+        self._partitions: dict[tuple[str, int], Partition] = {}
+        self._by_owner: dict[Owner, Partition] = {}
+        self._again: list[Assigned] = []
+        self._workers = Workers(self, group.workers)
+        self._alone = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._journal_wake = asyncio.Event()
+        self._settle_wake = asyncio.Event()
+        self._settle_now = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._settling = asyncio.Lock()
+        self._hungry = False
+        self._ended = 0
+        self._stopping = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._releases: set[asyncio.Task[None]] = set()
+        self.failed: asyncio.Future[None] | None = None
+
+    # ---- life -----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Join the group and begin."""
+        patterns = [pattern for subscription in self.group.subscriptions for pattern in subscription.patterns]
+        topics = sorted({topic for pattern in patterns for topic in self.publisher.topics_of(pattern)})
+        for topic in topics:
+            await self._backend.ensure(parking_spec(topic, self.group.name, self.publisher.specs[topic].partitions))
+        # Operators write their commands there, from any process.
+        self._unwatch = self._backend.watch([parking_topic(topic, self.group.name) for topic in topics], self._wake.set)
+        start: Any = self.group.start
+        self._member = await self._backend.claim(self.group.name, topics, self._member_name, self._wake.set, start)
+        self._workers.start()
+        loop = asyncio.get_running_loop()
+        self.failed = loop.create_future()
+        for task in (self._pump(), self._write_journal(), self._settle_by_time()):
+            self._tasks.append(loop.create_task(self._guard(task)))
+
+    async def _guard(self, work: Any) -> None:
+        """Let nothing end silently: an error nobody planned stops the consumer and is told to whoever runs the bus."""
+        assert self.failed is not None
+        try:
+            await work
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            log.exception("group %s stopped by an error", self.group.name)
+            if not self.failed.done():
+                self.failed.set_exception(error)
+
+    async def close(self) -> None:
+        """Drain: start nothing, wait for what runs, settle, leave. Whatever runs past the drain time is cancelled."""
+        self._stopping = True
+        self._unwatch()
+        await self._release(list(self._partitions.values()), self._drain_s, "shutdown")
+        if self._releases:
+            await asyncio.gather(*self._releases, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._workers.close()
+        if self._member is not None:
+            await self._member.leave()
+        if self.failed is not None and self.failed.done():
+            self.failed.exception()  # told already
+
+    async def kill(self) -> None:
+        """Drop everything as a crash would: nothing is drained, settled or given back. For tests."""
+        self._stopping = True
+        self._unwatch()
+        for partition in self._partitions.values():
+            if partition.owner is not None:
+                partition.owner.stop("killed")
+        for task in [*self._tasks, *self._releases]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._releases, return_exceptions=True)
+        self._partitions.clear()
+        await self._workers.close()
+
+    # ---- the pump: ownership, fetching, time ----------------------------------------------------------------------
+
+    async def _pump(self) -> None:
+        assert self._member is not None
+        while not self._stopping:
+            self._wake.clear()
+            changes = self._member.changes()
+            if changes or self._again:
+                await self._take_changes(changes)
+            now = self.clock.now()
+            due = None
+            for partition in self._partitions.values():
+                owner = partition.owner
+                if owner is not None and owner.wake_at is not None:
+                    owner.tick(now)
+                    if owner.wake_at is not None:
+                        due = owner.wake_at if due is None else min(due, owner.wake_at)
+            busy = await self._fetch()
+            self._look_for_records()
+            if busy:
+                await asyncio.sleep(0)
+                continue
+            timeout = None if due is None else max(0.0, due - self.clock.now())
+            if self._again:
+                timeout = min(timeout or _RETRY_S, _RETRY_S)
+            await self._wait(self._wake, timeout)
+
+    async def _wait(self, event: asyncio.Event, timeout_s: float | None) -> None:
+        if timeout_s is None:
+            await event.wait()
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await event.wait()
+
+    async def _take_changes(self, changes: Sequence[Assigned | Revoking | Lost]) -> None:
+        assigned, self._again = self._again, []
+        for change in changes:
+            match change:
+                case Assigned():
+                    assigned.append(change)
+                case Revoking(topic, number, deadline_s):
+                    assigned = [a for a in assigned if (a.topic, a.partition) != (topic, number)]
+                    partition = self._partitions.get((topic, number))
+                    if partition is not None and not partition.releasing:
+                        self._start_release(partition, min(deadline_s, self._drain_s))
+                case Lost(topic, number, reason):
+                    assigned = [a for a in assigned if (a.topic, a.partition) != (topic, number)]
+                    self._drop((topic, number), reason)
+        if assigned:
+            await self._take_over(assigned)
+
+    def _start_release(self, partition: Partition, deadline_s: float) -> None:
+        partition.releasing = True
+        task = asyncio.get_running_loop().create_task(self._release([partition], deadline_s, "moved"))
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
+
+    def _drop(self, id: tuple[str, int], reason: str) -> None:
+        """Forget a partition that is not owned any more; what runs there is cancelled and its outcome dropped."""
+        partition = self._partitions.pop(id, None)
+        if partition is None:
+            return
+        log.info("group %s lost %s[%d]: %s", self.group.name, *id, reason)
+        self._forget_owner(partition, reason)
+        self._changed.set()
+
+    def _forget_owner(self, partition: Partition, reason: str) -> None:
+        owner, partition.owner = partition.owner, None
+        if owner is not None:
+            owner.abandon(reason)
+            self._by_owner.pop(owner, None)
+            self._workers.interrupt(owner, reason)
+
+    # ---- taking over ----------------------------------------------------------------------------------------------
+
+    async def _take_over(self, assigned: Sequence[Assigned]) -> None:
+        """Become the owner of partitions: fence, claim, read, then fetch (rule 1); several at once."""
+        ids = {(a.topic, a.partition): a for a in assigned}
+        in_force: dict[tuple[str, int], int] = {}
+        for _ in range(8):  # each round only with those whose claim was not the highest
+            if not ids:
+                return
+            ids = await self._take_over_once(ids, in_force)
+        log.warning("group %s: takeover of %s is contended; trying again", self.group.name, sorted(ids))
+        self._again += ids.values()
+
+    async def _take_over_once(
+        self, ids: dict[tuple[str, int], Assigned], in_force: dict[tuple[str, int], int]
+    ) -> dict[tuple[str, int], Assigned]:
+        """Try once; return those that must be tried again above the epochs now in ``in_force``."""
+        assert self._member is not None
+        taken = {}
+        for id, one in ids.items():
+            stored = one.cursor
+            known = in_force.get(id, 0)
+            if stored is None or (stored.epoch == 0 and known > 0):
+                decided = await self._decide_lost(one, known)
+                if decided is None:
+                    continue
+                stored = decided
+            taken[id] = take_over(stored, one.token, known)
+        settlements = [Settlement(*id, cursor) for id, (cursor, _) in taken.items()]
+        answers = await self._member.settle(settlements)
+        for settlement, answer in zip(settlements, answers, strict=True):
+            id = (settlement.topic, settlement.partition)
+            if answer != "ok":
+                del taken[id]
+                if answer == "retry":
+                    self._again.append(ids[id])
+        places = await self._claim(taken)
+        again = {}
+        for id, (cursor, state) in taken.items():
+            if id not in places:
+                self._again.append(self._reassigned(ids[id], cursor))
+                continue
+            partition = Partition(*id, parking_topic(id[0], self.group.name))
+            fold = Fold(state.place, state.place_epoch, state.base)
+            records, _ = await self._journal.read(partition.parking, partition.number, state.place)
+            for stored_record in records:
+                fold.apply(stored_record.position, record_of(stored_record))
+            if fold.epoch != cursor.epoch:
+                in_force[id] = fold.epoch
+                first = ids[id].cursor
+                keep = first if first is None or first.epoch == 0 else cursor
+                again[id] = Assigned(*id, keep, ids[id].token)
+                continue
+            owner = Owner(cursor, state, fold, self.group.policy, self._workers.push)
+            partition.owner = owner
+            partition.trimmed_to = partition.checkpoint_at = state.place
+            self._partitions[id] = partition
+            self._by_owner[owner] = partition
+            owner.resume(self.clock.now())
+        return again
+
+    def _reassigned(self, one: Assigned, cursor: Cursor) -> Assigned:
+        return Assigned(one.topic, one.partition, cursor, one.token)
+
+    async def _claim(self, taken: dict[tuple[str, int], Any]) -> set[tuple[str, int]]:
+        """Append the claims; return whose are durable."""
+        by_topic: dict[str, list[tuple[int, Claim]]] = {}
+        for (topic, number), (cursor, _) in taken.items():
+            by_topic.setdefault(topic, []).append((number, Claim(cursor.epoch, self._member_name)))
+        done: set[tuple[str, int]] = set()
+        for topic, batch in by_topic.items():
+            try:
+                await self._journal.append(parking_topic(topic, self.group.name), batch)
+            except (BackendError, UnknownOutcome) as error:
+                log.warning("group %s cannot claim in %s: %s", self.group.name, topic, error)
+                continue
+            done.update((topic, number) for number, _ in batch)
+        return done
+
+    async def _decide_lost(self, one: Assigned, known_epoch: int) -> Cursor | None:
+        """A group that has claimed before has no cursor: go on by its ``lost_cursor`` policy, or stop and say so."""
+        where = f"{one.topic}[{one.partition}]"
+        first = (await self._backend.describe(one.topic)).first[one.partition]
+        records, _ = await self._journal.read(parking_topic(one.topic, self.group.name), one.partition, 0)
+        fold = Fold()
+        for stored in records:
+            fold.apply(stored.position, record_of(stored))
+        if self.group.lost_cursor == "stop":
+            error = CursorLost(
+                f"group {self.group.name} has consumed {where} before and its cursor is gone",
+                hint="start it with lost_cursor='checkpoint' (go on where the parking topic says, "
+                f"{max(first, fold.base)}) or 'earliest'",
+            )
+            self.lost_cursors.append(error)
+            log.error("%s", error)
+            self._partitions[one.topic, one.partition] = Partition(
+                one.topic, one.partition, parking_topic(one.topic, self.group.name), lost=True
+            )
+            return None
+        low = first if self.group.lost_cursor == "earliest" else max(first, fold.base)
+        log.error("group %s: the cursor of %s is lost; going on at %d", self.group.name, where, low)
+        return Cursor(max(known_epoch, fold.epoch), low)
+
+    # ---- fetching -------------------------------------------------------------------------------------------------
+
+    async def _fetch(self) -> bool:
+        """Fetch what the windows allow, and what operators wrote; True if there is more."""
+        live = [p for p in self._partitions.values() if p.owner is not None and not p.releasing]
+        if not live or self._member is None:
+            return False
+        events = self._prefetch_events
+        size = self._prefetch_bytes
+        for partition in live:
+            owner = partition.owner
+            assert owner is not None
+            events -= owner.queued_events
+            size -= owner.queued_bytes + owner.queued_events * _EVENT_OVERHEAD_BYTES
+        share = max(1, events // len(live)) if events > 0 and size > 0 else 0
+        self._hungry = True
+        wants = []
+        for partition in live:
+            owner = partition.owner
+            assert owner is not None
+            count = min(owner.credit, share)
+            if count:
+                wants.append(Want(partition.topic, partition.number, owner.ledger.next, count))
+        from_topic = len(wants)
+        wants += [Want(p.parking, p.number, p.owner.fold.place, _TAIL_EVENTS) for p in live if p.owner is not None]
+        try:
+            slices = await self._member.fetch(wants, max(size, 65_536))
+        except BackendError as error:
+            log.warning("group %s cannot fetch: %s", self.group.name, error)
+            await asyncio.sleep(_RETRY_S)
+            return True
+        now = self.clock.now()
+        more = False
+        for part in slices[:from_topic]:
+            more |= self._take_in(part, now)
+        for part in slices[from_topic:]:
+            self._tail(part, now)
+            more |= part.more
+        return more and share > 0
+
+    def _take_in(self, part: Slice, now: float) -> bool:
+        partition = self._partitions.get((part.topic, part.partition))
+        owner = partition.owner if partition is not None else None
+        if owner is None:
+            return False
+        if part.trimmed is not None and part.trimmed > owner.ledger.next:
+            gone = part.trimmed - owner.ledger.next
+            self.stats.trimmed += gone
+            log.error(
+                "group %s: retention took events of %s[%d] before they were handled: up to %d from position %d on",
+                self.group.name, part.topic, part.partition, gone, owner.ledger.next,
+            )  # fmt: skip
+            owner.trimmed(part.trimmed)
+            self._note_progress(0)
+        route = self.group.route
+        skipped = 0
+        for stored in part.events:
+            if stored.position < owner.ledger.next:
+                continue  # the takeover of this partition happened while the fetch was under way
+            subscription = route(stored.event)
+            if subscription is None:
+                owner.skip(stored.position)
+                skipped += 1
+            else:
+                owner.offer(stored, now, subscription)
+        if skipped:
+            self.stats.skipped += skipped
+            self._note_progress(skipped)
+        return part.more
+
+    def _tail(self, part: Slice, now: float) -> None:
+        topic = part.topic[: -len(f".{self.group.name}.park")]
+        partition = self._partitions.get((topic, part.partition))
+        owner = partition.owner if partition is not None else None
+        if owner is None:
+            return
+        for stored in part.events:
+            if stored.position >= owner.fold.place:
+                owner.tail(stored.position, record_of(stored), now)
+        if owner.deposed:
+            self._retake(topic, part.partition)
+
+    def _retake(self, topic: str, number: int) -> None:
+        """Become a new owner: another claim is in force, or an append has an unknown outcome.
+
+        A new epoch makes late copies harmless; if the lease is gone, the takeover's settle is fenced and that is it.
+        """
+        partition = self._partitions.pop((topic, number), None)
+        if partition is None or partition.owner is None:
+            return
+        owner = partition.owner
+        cursor = owner.last_settled
+        self._forget_owner(partition, "taking over again")
+        self._again.append(Assigned(topic, number, cursor, owner.fold.epoch))
+        self._wake.set()
+
+    async def load(self, delivery: Delivery) -> Event[Any]:
+        """Read the event of a parked delivery."""
+        partition = self.partition_of(delivery)
+        return await self._journal.load(partition.parking, partition.number, delivery.place)
+
+    def partition_of(self, delivery: Delivery) -> Partition:
+        owner = delivery.lane.owner
+        partition = self._by_owner.get(owner)
+        if partition is None:
+            raise BackendError("the partition is not owned any more")
+        return partition
+
+    # ---- outcomes -------------------------------------------------------------------------------------------------
+
+    def ended(self, delivery: Delivery, outcome: Outcome | Cancelled) -> None:
+        """Take an outcome in."""
+        owner = delivery.lane.owner
+        stats = self.stats
+        match outcome:
+            case Ack():
+                stats.acked += 1
+            case RetryIn():
+                stats.retried += 1
+            case Park():
+                stats.parked += 1
+            case DeadLetter(reason, error):
+                stats.dead += 1
+                log.warning(
+                    "group %s: dead letter at position %d (%s): %s",
+                    self.group.name, delivery.position, reason, error.partition("\n")[0],
+                )  # fmt: skip
+            case Cancelled():
+                stats.cancelled += 1
+        owner.end(delivery, outcome, self.clock.now())
+        if owner.has_records:
+            self._journal_wake.set()
+        elif owner.wake_at is not None:
+            self._wake.set()
+        self._note_progress(1)
+        if self._hungry and owner.queued_events * 2 <= self._prefetch_events:
+            self._hungry = False
+            self._wake.set()
+
+    def _note_progress(self, count: int) -> None:
+        self._ended += count
+        if self._ended >= SETTLE_AFTER:
+            self._settle_now.set()
+        self._settle_wake.set()
+        self._changed.set()
+
+    # ---- the journal ----------------------------------------------------------------------------------------------
+
+    def _look_for_records(self) -> None:
+        for partition in self._partitions.values():
+            if partition.owner is not None and partition.owner.has_records:
+                self._journal_wake.set()
+                return
+
+    async def _write_journal(self) -> None:
+        while True:
+            await self._journal_wake.wait()
+            self._journal_wake.clear()
+            while await self._write_once():
+                pass
+
+    async def _write_once(self) -> bool:
+        """Append what the owners want written, tail it, and tell them; False if there was nothing."""
+        by_topic: dict[str, list[tuple[Partition, Owner, list[Any]]]] = {}
+        for partition in self._partitions.values():
+            owner = partition.owner
+            if owner is not None:
+                records = owner.take_records()
+                if records:
+                    by_topic.setdefault(partition.parking, []).append((partition, owner, records))
+        for parking, writes in by_topic.items():
+            batch = [(partition.number, record) for partition, _, records in writes for record in records]
+            places = await self._append_records(parking, batch)
+            at = 0
+            for partition, owner, records in writes:
+                own = None if places is None else places[at : at + len(records)]
+                at += len(records)
+                if partition.owner is not owner:
+                    continue
+                if own is None:
+                    self._retake(partition.topic, partition.number)
+                else:
+                    await self._landed(partition, owner, records, own)
+        return bool(by_topic)
+
+    async def _append_records(self, parking: str, batch: list[tuple[int, Any]]) -> list[int | None] | None:
+        """Append until it is done; None if nobody knows whether it was."""
+        while True:
+            try:
+                return await self._journal.append(parking, batch)
+            except UnknownOutcome as error:
+                log.warning("group %s: %s; taking over again", self.group.name, error)
+                return None
+            except BackendError as error:
+                if not error.retryable:
+                    raise
+                log.warning("group %s cannot write to %s: %s", self.group.name, parking, error)
+                await asyncio.sleep(_RETRY_S)
+
+    async def _landed(self, partition: Partition, owner: Owner, records: list[Any], places: list[int | None]) -> None:
+        last = places[-1]
+        if places[0] == owner.fold.place and last == places[0] + len(records) - 1:  # nothing foreign in between
+            for place, record in zip(places, records, strict=True):
+                assert place is not None
+                owner.tail(place, record, self.clock.now())
+        else:
+            stored, _ = await self._journal.read(partition.parking, partition.number, owner.fold.place, last)
+            if partition.owner is not owner:
+                return
+            for one in stored:
+                if one.position >= owner.fold.place:
+                    owner.tail(one.position, record_of(one), self.clock.now())
+        owner.landed(self.clock.now())
+        if owner.deposed:
+            self._retake(partition.topic, partition.number)
+        self._note_progress(len(records))
+        if owner.wake_at is not None or self._hungry:
+            self._wake.set()
+
+    # ---- settling -------------------------------------------------------------------------------------------------
+
+    async def _settle_by_time(self) -> None:
+        while True:
+            await self._settle_wake.wait()
+            self._settle_wake.clear()
+            await self._wait(self._settle_now, self._settle_interval_s)
+            self._settle_now.clear()
+            await self._settle([p for p in self._partitions.values() if not p.releasing])
+
+    async def _settle(self, partitions: Sequence[Partition], *, clean: bool = False) -> None:
+        """Store the cursors that changed; with ``clean``, give the partitions back in the same step."""
+        assert self._member is not None
+        async with self._settling:
+            self._ended = 0
+            offered: list[tuple[Partition, Owner, Cursor]] = []
+            for partition in partitions:
+                owner = partition.owner
+                if owner is None or owner.deposed or not (owner.dirty or clean):
+                    continue
+                cursor = owner.cursor(clean=clean)
+                if cursor is not None:
+                    offered.append((partition, owner, cursor))
+            if not offered:
+                return
+            answers = await self._member.settle(
+                [Settlement(p.topic, p.number, cursor, release=clean) for p, _, cursor in offered]
+            )
+            for (partition, owner, cursor), answer in zip(offered, answers, strict=True):
+                if partition.owner is not owner:
+                    continue
+                if answer == "ok":
+                    owner.settled(cursor, self.clock.now())
+                    await self._maintain(partition, owner)
+                elif answer == "fenced":
+                    self._drop(partition.id, "its settle was refused")
+                else:
+                    owner.not_settled()
+                    self._settle_wake.set()
+        if self._hungry:
+            self._wake.set()
+
+    async def _maintain(self, partition: Partition, owner: Owner) -> None:
+        """Keep the parking topic short: forget what is finished, trim what nobody reads again."""
+        if owner.trim_below > partition.trimmed_to:
+            partition.trimmed_to = owner.trim_below
+            if self._backend.capabilities.trim:
+                with contextlib.suppress(BackendError):
+                    await self._backend.trim(partition.parking, partition.number, owner.trim_below)
+        if owner.fold.place - partition.checkpoint_at >= CHECKPOINT_AFTER and owner.request_checkpoint():
+            partition.checkpoint_at = owner.fold.place
+            self._journal_wake.set()
+
+    async def settle_before(self, delivery: Delivery) -> bool:
+        """Make an attempt durable before its handler starts (probation); False if the partition is gone."""
+        partition = self._by_owner.get(delivery.lane.owner)
+        while partition is not None and partition.owner is delivery.lane.owner:
+            await self._settle([partition])
+            owner = partition.owner
+            if owner is None or not owner.dirty:
+                return owner is not None
+            await asyncio.sleep(_RETRY_S)
+        return False
+
+    @property
+    def alone(self) -> asyncio.Lock:
+        """Held while a delivery on probation runs: it may take the process down, and no neighbour with it."""
+        return self._alone
+
+    # ---- giving back ----------------------------------------------------------------------------------------------
+
+    async def _release(self, partitions: Sequence[Partition], budget_s: float, reason: str) -> None:
+        """Stop, wait for what runs, write what is to be written, settle clean (rule 14)."""
+        for partition in partitions:
+            partition.releasing = True
+            if partition.owner is not None:
+                partition.owner.stop(reason)
+        self._journal_wake.set()
+        owners = [p.owner for p in partitions if p.owner is not None]
+        if not await self._until(lambda: not any(owner.running for owner in owners), budget_s):
+            for owner in owners:
+                self._workers.interrupt(owner, reason)
+            while not await self._until(lambda: not any(owner.running for owner in owners), 10.0):
+                log.warning("group %s waits for handlers in threads that cannot be stopped", self.group.name)
+        self._journal_wake.set()
+        await self._until(lambda: all(owner.drained or owner.deposed for owner in owners), 10.0)
+        await self._settle([p for p in partitions if p.owner is not None and p.owner.drained], clean=True)
+        for partition in partitions:
+            if self._partitions.get(partition.id) is partition:
+                del self._partitions[partition.id]
+            self._forget_owner(partition, reason)
+
+    async def _until(self, condition: Callable[[], bool], budget_s: float) -> bool:
+        """Wait for a condition that `_changed` announces; False if time is up."""
+        deadline = self.clock.monotonic() + budget_s
+        while not condition():
+            left = deadline - self.clock.monotonic()
+            if left <= 0:
+                return False
+            self._changed.clear()
+            await self._wait(self._changed, left)
+        return True
+
+    def interrupt_all(self, reason: str) -> None:
+        """Cancel what runs; its attempts are taken back."""
+        for partition in self._partitions.values():
+            if partition.owner is not None:
+                partition.owner.stop(reason)
+                self._workers.interrupt(partition.owner, reason)
+
+    @property
+    def owned(self) -> list[tuple[str, int]]:
+        """Partitions that this member consumes now."""
+        return sorted(id for id, partition in self._partitions.items() if partition.owner is not None)
+
+    @property
+    def stopped(self) -> dict[tuple[str, int], str]:
+        """Partitions that stand still, and why."""
+        return {
+            id: p.owner.stopped
+            for id, p in self._partitions.items()
+            if p.owner is not None and p.owner.stopped is not None
+        }

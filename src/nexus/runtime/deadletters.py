@@ -1,0 +1,251 @@
+"""Dead letters, as an operator sees them: list, show with history, requeue (edited or not), discard.
+
+Everything is read from the parking topics and written to them as commands that name the entry's round, so it works
+from any process, whether the group runs or not, and a command that comes too late changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from nexus.clock import Clock
+from nexus.core.envelope import check_json
+from nexus.core.parking import (
+    Carry,
+    Dead,
+    Discard,
+    Entry,
+    Failed,
+    Fold,
+    LaneKey,
+    Record,
+    Requeue,
+)
+from nexus.errors import NexusError, UnknownGroup
+from nexus.event import Event, is_json
+from nexus.runtime.journal import Journal, parking_topic, record_of
+from nexus.spi.backend import Backend, Want
+
+_READ_EVENTS = 2_000
+_READ_BYTES = 16 * 1024 * 1024
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One failure of an event."""
+
+    attempt: int
+    at: float
+    """Seconds since 1970; 0 if unknown."""
+    error: str
+
+
+class DeadLetterInfo(msgspec.Struct, frozen=True):
+    """One event that a group gave up on, with where it came from and what happened to it."""
+
+    group: str
+    topic: str
+    partition: int
+    position: int
+    round: int
+    """How often it has died."""
+    key: str | None
+    tenant: str | None
+    attempts: int
+    reason: str
+    died_at: float
+    event: Event[Any]
+    """The original."""
+    edited: Event[Any] | None
+    """What an earlier requeue had it replaced by."""
+    followers: int
+    """Events of its key that wait behind it in the parking topic."""
+    history: tuple[Attempt, ...]
+
+    @property
+    def id(self) -> str:
+        """Name for the command line: group/topic/partition/position."""
+        return f"{self.group}/{self.topic}/{self.partition}/{self.position}"
+
+
+class NotDead(NexusError):
+    """There is no such dead letter (any more)."""
+
+    code = "NXS-6001"
+
+
+class _Told:
+    """What the records say of one entry."""
+
+    __slots__ = ("died_at", "edited", "event", "history", "reason")
+
+    def __init__(self, event: Event[Any]) -> None:
+        self.event = event
+        self.edited: Event[Any] | None = None
+        self.reason = ""
+        self.died_at = 0.0
+        self.history: list[Attempt] = []
+
+
+class DeadLetters:
+    """The dead letters of a store."""
+
+    def __init__(self, backend: Backend, clock: Clock, new_id: Callable[[], str], source: str) -> None:
+        self._backend = backend
+        self._clock = clock
+        self._journal = Journal(backend, clock, new_id, source)
+
+    async def all(self, group: str | None = None, topic: str | None = None) -> list[DeadLetterInfo]:
+        """Return all dead letters, oldest first within a partition."""
+        found: list[DeadLetterInfo] = []
+        for of_group, of_topic, partitions in await self._parking_topics(group, topic):
+            for partition in range(partitions):
+                found += await self._read(of_group, of_topic, partition)
+        return found
+
+    async def get(self, id: str) -> DeadLetterInfo:
+        """Return one dead letter by its id. Raises `NotDead`."""
+        try:
+            group, topic, partition, position = id.rsplit("/", 3)
+            number, place = int(partition), int(position)
+        except ValueError:
+            raise NotDead(
+                f"{id!r} is no dead letter's id", hint="they look like group/topic/partition/position"
+            ) from None
+        if parking_topic(topic, group) in await self._backend.topics():
+            for letter in await self._read(group, topic, number):
+                if letter.position == place:
+                    return letter
+        raise NotDead(f"there is no dead letter {id}", hint="it was requeued or discarded; see `nexus dlq ls`")
+
+    async def requeue(self, letter: DeadLetterInfo, *, data: bytes | None = None, who: str = "") -> bool:
+        """Have the group try the event again, with a new body if ``data`` is given; the original is kept.
+
+        Returns False if the dead letter was gone when the command arrived. Raises `InvalidEvent` for a body that is
+        not what the event's content type says.
+        """
+        edited = None
+        if data is not None:
+            if is_json(letter.event.datacontenttype):
+                check_json(data)
+            edited = msgspec.structs.replace(letter.event, body=data)
+        command = Requeue(_key_of(letter), letter.position, letter.round, who, edited, self._clock.now())
+        return await self._command(letter, command)
+
+    async def discard(self, letter: DeadLetterInfo, *, why: str = "", who: str = "") -> bool:
+        """Give the event up for ever. Returns False if the dead letter was gone when the command arrived."""
+        command = Discard(_key_of(letter), letter.position, letter.round, who, why, self._clock.now())
+        return await self._command(letter, command)
+
+    async def _command(self, letter: DeadLetterInfo, command: Record) -> bool:
+        parking = parking_topic(letter.topic, letter.group)
+        (place,) = await self._journal.append(parking, [(letter.partition, command)])
+        fold = Fold()
+        taken = False
+        records, _ = await self._journal.read(parking, letter.partition, 0)
+        for stored in records:
+            answer = fold.apply(stored.position, record_of(stored))
+            if stored.position == place or (place is None and record_of(stored) == command):
+                taken = answer
+        return taken
+
+    async def _parking_topics(self, group: str | None, topic: str | None) -> list[tuple[str, str, int]]:
+        groups = await self._backend.groups()
+        if group is not None and group not in groups:
+            raise UnknownGroup(f"there is no group {group!r}", hint=f"known: {', '.join(groups) or 'none'}")
+        names = await self._backend.topics()
+        found = []
+        for name in names:
+            for of_group in [group] if group else groups:
+                suffix = f".{of_group}.park"
+                if name.endswith(suffix) and name[: -len(suffix)] in names:
+                    of_topic = name[: -len(suffix)]
+                    if topic is None or topic == of_topic:
+                        found.append((of_group, of_topic, (await self._backend.describe(name)).spec.partitions))
+        return found
+
+    async def _read(self, group: str, topic: str, partition: int) -> Sequence[DeadLetterInfo]:
+        parking = parking_topic(topic, group)
+        fold = Fold()
+        told: dict[tuple[LaneKey, int], _Told] = {}
+        place = 0
+        while True:
+            (part,) = await self._backend.read([Want(parking, partition, place, _READ_EVENTS)], _READ_BYTES)
+            for stored in part.events:
+                record = record_of(stored)
+                if place == 0 and not fold.keys and part.trimmed:
+                    fold = Fold(stored.position, _epoch_of(record), 0)
+                if fold.apply(stored.position, record):
+                    _tell(told, record, fold)
+                place = stored.position + 1
+            place = max(place, part.next)
+            if not part.more:
+                break
+            await asyncio.sleep(0)
+        letters = []
+        for key, known in fold.keys.items():
+            for position in known.dead:
+                entry, said = known.touched[position], told[key, position]
+                name = key if isinstance(key, tuple) else (said.event.tenant, None)
+                letters.append(
+                    DeadLetterInfo(
+                        group,
+                        topic,
+                        partition,
+                        position,
+                        entry.round,
+                        name[1],
+                        name[0],
+                        entry.attempts,
+                        said.reason,
+                        said.died_at,
+                        said.event,
+                        said.edited,
+                        known.open_count,
+                        tuple(said.history),
+                    )
+                )
+        return sorted(letters, key=lambda letter: letter.position)
+
+
+def _epoch_of(record: Record) -> int:
+    """The epoch in force where a trimmed parking topic begins: that of its first owner record."""
+    return getattr(record, "epoch", 0)
+
+
+def _tell(told: dict[tuple[LaneKey, int], _Told], record: Record, fold: Fold) -> None:
+    """Note for people what a record that was taken says about its entry."""
+    match record:
+        case Entry():
+            said = told[record.key, record.position] = _Told(record.event)
+            if record.error or record.dead:
+                said.history.append(Attempt(record.attempts, record.at, record.error))
+            if record.dead:
+                said.reason, said.died_at = record.reason, record.at
+        case Carry():
+            said = told.setdefault((record.key, record.position), _Told(record.event))
+            said.edited = record.edited
+            if not said.history:
+                said.history = [msgspec.json.decode(line, type=Attempt) for line in record.history]
+                said.reason = record.reason
+        case Failed():
+            told[record.key, record.position].history.append(Attempt(record.attempt, record.at, record.error))
+        case Dead():
+            said = told[record.key, record.position]
+            said.history.append(
+                Attempt(fold.keys[record.key].touched[record.position].attempts, record.at, record.error)
+            )
+            said.reason, said.died_at = record.reason, record.at
+        case Requeue():
+            told[record.key, record.position].edited = record.event
+        case _:
+            known = fold.keys.get(getattr(record, "key", None))  # type: ignore[arg-type]
+            if known is None or (getattr(record, "position", 0) not in known.touched and known.finished):
+                told.pop((getattr(record, "key", 0), getattr(record, "position", 0)), None)
+
+
+def _key_of(letter: DeadLetterInfo) -> LaneKey:
+    return letter.position if letter.key is None else (letter.tenant, letter.key)

@@ -1,0 +1,226 @@
+"""The way in: validate, choose the partition, wait for room, append, give a receipt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from nexus.clock import Clock
+from nexus.core.envelope import validate
+from nexus.core.partition import partition_of, partition_of_keyless
+from nexus.core.pattern import Router
+from nexus.errors import Closed, IdConflict, InvalidEvent, Overloaded, PublishError, StoreFull
+from nexus.event import Event
+from nexus.spi.backend import Backend, Durability, TopicInfo, TopicSpec
+
+ENVELOPE_BYTES = 64 * 1024
+"""Kept free below the backend's largest body, so that an event with its history can always be parked."""
+_YIELD_EVERY = 64
+_FULL_RETRY_S = 0.05
+
+
+class Receipt(msgspec.Struct, frozen=True, gc=False):
+    """Where an event is, and how durable."""
+
+    id: str
+    topic: str
+    partition: int
+    position: int | None
+    """None where the backend does not tell."""
+    durability: Durability
+    duplicate: bool = False
+    """The event was stored before, with the same content; this is where."""
+
+
+class Publisher:
+    """Publishes to the topics of one bus, with a bound on what is under way."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        topics: Sequence[tuple[TopicSpec, Sequence[str]]],
+        default: TopicSpec,
+        clock: Clock,
+        *,
+        max_body_bytes: int,
+        queue_events: int,
+        queue_bytes: int,
+        timeout_s: float,
+    ) -> None:
+        self._backend = backend
+        self._clock = clock
+        self._router: Router[TopicSpec] = Router()
+        for spec, patterns in topics:
+            self._router.add(spec, *patterns)
+        self.default = default
+        self.specs = {spec.name: spec for spec, _ in topics} | {default.name: default}
+        self._durability: dict[str, Durability] = {}
+        self._max_body_bytes = min(max_body_bytes, backend.capabilities.max_body_bytes - ENVELOPE_BYTES)
+        self._queue_events = queue_events
+        self._queue_bytes = queue_bytes
+        self._timeout_s = timeout_s
+        self._events = 0
+        self._bytes = 0
+        self._waiting: deque[tuple[asyncio.Future[None], int, int]] = deque()
+        self._since_yield = 0
+        self._closed = False
+        self._drained = asyncio.Event()
+
+    async def open(self) -> None:
+        """Make sure that the topics exist."""
+        for spec in self.specs.values():
+            self.learn(await self._backend.ensure(spec))
+
+    def learn(self, info: TopicInfo) -> None:
+        self._durability[info.spec.name] = info.durability
+
+    @property
+    def durabilities(self) -> dict[str, Durability]:
+        return self._durability
+
+    def topic_of(self, event_type: str) -> TopicSpec:
+        """The topic that a type belongs to: the first whose pattern matches, else the default."""
+        found = self._router.match(event_type)
+        return found[0] if found else self.default
+
+    def topics_of(self, pattern: str) -> list[str]:
+        """Topics that may hold events of a pattern."""
+        if "*" in pattern:
+            return sorted(self.specs)
+        return [self.topic_of(pattern).name]
+
+    def partition(self, event: Event[Any], partitions: int) -> int:
+        if event.key is not None:
+            return partition_of(event.key, partitions)
+        return partition_of_keyless(event.source, event.id, partitions)
+
+    async def publish(self, event: Event[Any]) -> Receipt:
+        """Store one event. Raises `InvalidEvent`, `PublishError`, `Closed`, `BackendError`."""
+        validate(event, self._max_body_bytes)
+        (receipt,) = await self._append_all([event])
+        if isinstance(receipt, PublishError):
+            raise receipt
+        return receipt
+
+    async def publish_many(self, events: Sequence[Event[Any]]) -> list[Receipt | PublishError]:
+        """Store events: all are validated before any is stored, then each has an answer of its own, in order.
+
+        Raises `InvalidEvent` with the ``index`` of the first bad event; nothing was stored then.
+        """
+        for index, event in enumerate(events):
+            try:
+                validate(event, self._max_body_bytes)
+            except InvalidEvent as error:
+                error.index = index
+                error.message = f"event {index} of {len(events)}: {error.message}"
+                raise
+        answers: list[Receipt | PublishError] = []
+        for start in range(0, len(events), 1000):
+            answers += await self._append_all(events[start : start + 1000])
+        return answers
+
+    async def _append_all(self, events: Sequence[Event[Any]]) -> list[Receipt | PublishError]:
+        if self._closed:
+            raise Closed("the bus is closed", hint="publish before it closes, or open another")
+        size = sum([len(event.body) for event in events])
+        if self._waiting or self._events >= self._queue_events or self._bytes >= self._queue_bytes:
+            await self._wait_for_room(len(events), size)
+        else:
+            self._events += len(events)
+            self._bytes += size
+        try:
+            return await self._append(events)
+        finally:
+            self._events -= len(events)
+            self._bytes -= size
+            if self._waiting:
+                self._let_in()
+            elif not self._events:
+                self._drained.set()
+
+    async def _append(self, events: Sequence[Event[Any]]) -> list[Receipt | PublishError]:
+        self._since_yield += 1
+        if self._since_yield >= _YIELD_EVERY:  # a backend in memory never suspends: consumers must have their turn
+            self._since_yield = 0
+            await asyncio.sleep(0)
+        by_topic: dict[str, tuple[TopicSpec, list[int]]] = {}
+        for index, event in enumerate(events):
+            spec = self.topic_of(event.type)
+            by_topic.setdefault(spec.name, (spec, []))[1].append(index)
+        answers: list[Receipt | PublishError | None] = [None] * len(events)
+        for topic, (spec, indexes) in by_topic.items():
+            batch = [(self.partition(events[index], spec.partitions), events[index]) for index in indexes]
+            durability = self._durability[topic]
+            try:
+                places = await self._append_when_there_is_room(topic, batch)
+            except PublishError as error:
+                for index in indexes:
+                    answers[index] = error
+                continue
+            for index, place in zip(indexes, places, strict=True):
+                if isinstance(place, IdConflict):
+                    answers[index] = place
+                else:
+                    answers[index] = Receipt(
+                        events[index].id, topic, place.partition, place.position, durability, place.duplicate
+                    )
+        return answers  # type: ignore[return-value]
+
+    async def _append_when_there_is_room(self, topic: str, batch: list[tuple[int, Event[Any]]]) -> Any:
+        try:
+            return await self._backend.append(topic, batch)
+        except StoreFull as full:
+            deadline = self._clock.monotonic() + self._timeout_s
+            error = full
+        while self._clock.monotonic() < deadline:
+            await asyncio.sleep(_FULL_RETRY_S)
+            try:
+                return await self._backend.append(topic, batch)
+            except StoreFull as full:
+                error = full
+        raise self._overloaded(f"the store stayed full for {self._timeout_s:g} s: {error.message}") from error
+
+    async def _wait_for_room(self, count: int, size: int) -> None:
+        """Wait in line until what is under way is below its bounds, at most for the publish timeout."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (turn, count, size)
+        self._waiting.append(entry)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():  # let in at the same moment
+                self._events -= count
+                self._bytes -= size
+                self._let_in()
+            else:
+                self._waiting.remove(entry)
+            if isinstance(error, TimeoutError):
+                raise self._overloaded(f"{self._events:,} events were under way for {self._timeout_s:g} s") from None
+            raise
+
+    def _let_in(self) -> None:
+        while self._waiting and self._events < self._queue_events and self._bytes < self._queue_bytes:
+            turn, count, size = self._waiting.popleft()
+            if not turn.done():
+                self._events += count
+                self._bytes += size
+                turn.set_result(None)
+
+    def _overloaded(self, why: str) -> Overloaded:
+        return Overloaded(
+            f"no room for the event: {why}",
+            retry_after_s=max(1.0, self._timeout_s / 10),
+            hint="publish again later; nothing was stored",
+        )
+
+    async def close(self) -> None:
+        """Take no more events, and wait for those under way."""
+        self._closed = True
+        self._drained.clear()
+        if self._events:
+            await self._drained.wait()
