@@ -52,7 +52,9 @@ async def test_a_second_opening_finds_everything_and_goes_on(tmp_path: Path) -> 
             assert (await store.describe("orders")).end == (250 * (turn + 1),) * 4
     async with opened(tmp_path / "bus.db") as store:
         for partition, found in enumerate(await all_of(store, "orders", 4)):
-            assert [stored.event.id for stored in found] == [f"{t}-{n}" for t in range(3) for n in range(partition, 1_000, 4)]
+            assert [stored.event.id for stored in found] == [
+                f"{t}-{n}" for t in range(3) for n in range(partition, 1_000, 4)
+            ]
             assert [stored.position for stored in found] == list(range(750))
 
 
