@@ -76,7 +76,7 @@ async def nexus_clock() -> AsyncIterator[VirtualClock]:
 @_async_fixture
 async def nexus_backend(nexus_backend_url: str, request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
     """An opened backend; on virtual time if the test asks for ``nexus_clock`` before it."""
-    from nexus.testing.backends import make_backend
+    from nexus.plugins import make_backend
 
     backend = make_backend(nexus_backend_url, _clock(request))
     await backend.open()

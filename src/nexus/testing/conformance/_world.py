@@ -21,6 +21,7 @@ from uuid import uuid4
 from nexus.clock import SYSTEM_CLOCK, Clock
 from nexus.errors import IdConflict
 from nexus.event import Event
+from nexus.plugins import make_backend
 from nexus.spi.backend import (
     Appended,
     Assigned,
@@ -35,7 +36,6 @@ from nexus.spi.backend import (
     TopicSpec,
     Want,
 )
-from nexus.testing.backends import make_backend
 from nexus.testing.clock import make_virtual, virtual_loop
 from nexus.testing.stranger import Stranger
 
@@ -112,6 +112,10 @@ class World:
         await backend.open()
         self._stack.push_async_callback(backend.close)
         return backend
+
+    def at_end(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Have something done when the case is over, the latest first."""
+        self._stack.push_async_callback(work)
 
     def name(self, base: str) -> str:
         """A name that no other case uses, also if the store outlives the case."""
