@@ -11,9 +11,11 @@ ids, or is as old, as the window says; an id is so remembered for one whole turn
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import apsw
 
+from nexus.backends.sqlite.engine import one
 from nexus.backends.sqlite.files import BOOT_ID, boot_time
 from nexus.backends.sqlite.log import (
     Parts,
@@ -27,10 +29,11 @@ from nexus.backends.sqlite.log import (
     seal_mark,
 )
 from nexus.backends.sqlite.requests import AppendRequest, Item
-from nexus.backends.sqlite.rows import POSITION_BITS, POSITION_MASK, id_number, open_row, seal_row
+from nexus.backends.sqlite.rows import POSITION_BITS, POSITION_MASK, damaged, id_number, open_row, seal_row
 from nexus.backends.sqlite.settings import Settings
 from nexus.core.envelope import same_content
 from nexus.errors import IdConflict, Sealed, UnknownTopic
+from nexus.event import Event
 from nexus.spi.backend import Appended
 
 _EMPTY_ROWS = 2_000
@@ -46,14 +49,16 @@ class TopicWriter:
         check_tail(db, self.shape)
         self.seq, self.ends = load_ends(db, self.shape)
         self.parts: Parts = load_parts(db, self.shape)
-        last = db.execute(f"SELECT at, total FROM log_{self.shape.id} ORDER BY seq DESC LIMIT 1").fetchone()
+        last = one(db, f"SELECT at, total FROM log_{self.shape.id} ORDER BY seq DESC LIMIT 1")
+        self._last_at: float
+        self._total: int
         self._last_at, self._total = last or (0.0, 0)
-        mark = db.execute(f"SELECT max(seq) FROM mark_{self.shape.id}").fetchone()
-        self._mark_seq: int = mark[0] or 0
-        self._generation, self._turn_seq, boot, self._turn_at = db.execute(
+        self._mark_seq: int = one(db, f"SELECT max(seq) FROM mark_{self.shape.id}")[0] or 0
+        self._generation, self._turn_seq, boot, self._turn_at = one(
+            db,
             "SELECT generation, generation_seq, generation_boot, generation_at FROM topic WHERE id = ?",
             (self.shape.id,),
-        ).fetchone()
+        )
         if boot != BOOT_ID:
             # Time before the last start of the machine cannot be measured: let the turn begin anew, remember longer.
             self._turn_at = None
@@ -176,18 +181,19 @@ class TopicWriter:
         self._total, self._last_at = total, at
         return Appended(partition, position)
 
-    def _found(self, generation: int, number: int):  # type: ignore[no-untyped-def]
+    def _found(self, generation: int, number: int) -> tuple[int, Event[Any] | None] | None:
+        """Return place and event behind a number; no event if its row is gone."""
         row = self._db.execute(
             f"SELECT seq, place FROM {self._table(generation)} WHERE number = ?", (number,)
         ).fetchone()
         if row is None:
             return None
         seq, place = row
-        kept = self._db.execute(
-            f"SELECT place, at, total, row FROM log_{self.shape.id} WHERE seq = ?", (seq,)
-        ).fetchone()
-        if kept is None:  # trimmed: that it was there is all that is known
-            return place, None
+        if place & POSITION_MASK < self.parts.first[place >> POSITION_BITS]:
+            return place, None  # trimmed: that it was there is all that may be known
+        kept = one(self._db, f"SELECT place, at, total, row FROM log_{self.shape.id} WHERE seq = ?", (seq,))
+        if kept is None:
+            raise damaged(self.shape.spec.name, place >> POSITION_BITS, place & POSITION_MASK)
         return place, open_row(self.shape.seed, self.shape.spec.name, seq, *kept)
 
     def mark(self) -> None:
@@ -235,7 +241,7 @@ class TopicWriter:
                 continue
             if self._mark_seq < self.seq:
                 self.mark()  # the ends must never be read from rows that go
-            gone = []
+            gone: list[tuple[int]] = []
             for seq, position, _, _ in rows_of(db, self.shape, partition, freed):
                 if position >= first or len(gone) >= rows:
                     break

@@ -369,7 +369,12 @@ class SqliteBackend:
         made.go = lambda: self._leave(share)
         self._members.add(made)
         stop = self.watch(topics, made.wake)
-        made.stopped = lambda: (stop(), self._members.discard(made))
+
+        def stopped() -> None:
+            stop()
+            self._members.discard(made)
+
+        made.stopped = stopped
         try:
             await self._call(join)
         except BaseException:

@@ -8,6 +8,7 @@ paused, the writer does the little that is left and starts the log from its begi
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 
 import apsw
@@ -16,6 +17,10 @@ from nexus.backends.sqlite.engine import connect
 from nexus.backends.sqlite.settings import Settings
 
 EVERY_S = 0.05
+WAL_PAGE_BYTES = 4_096 + 24
+GROW_FROM_BYTES = 256 * 1024
+GROW_AHEAD_BYTES = 16 * 1024 * 1024
+_ZEROS = bytes(1024 * 1024)
 
 
 class Checkpointer:
@@ -55,10 +60,11 @@ class Checkpointer:
                         db = connect(self._path, self._settings)
                         db.execute("PRAGMA synchronous=FULL")
                         db.execute("PRAGMA checkpoint_fullfsync=ON").fetchall()
-                    db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+                    pages, _ = db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+                    self._grow_wal(pages * WAL_PAGE_BYTES)
             except apsw.BusyError:
                 pass
-            except apsw.Error:
+            except (apsw.Error, OSError):
                 if db is not None:
                     with contextlib.suppress(apsw.Error):
                         db.close(True)
@@ -67,6 +73,27 @@ class Checkpointer:
         if db is not None:
             with contextlib.suppress(apsw.Error):
                 db.close(True)
+
+    def _grow_wal(self, used: int) -> None:
+        """Keep written blocks ahead of the log's end: a commit is nearly twice as fast when the file need not grow."""
+        if used < GROW_FROM_BYTES:
+            return
+        # Appending, never writing at a place: another process may lengthen the file at the same time, and its commits
+        # must not be overwritten. Zeros at the end of the log are no frames to SQLite.
+        fd = os.open(self._path + "-wal", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            size = os.fstat(fd).st_size
+            target = min(used + GROW_AHEAD_BYTES, self._settings.wal_bytes)
+            if size >= min(used + GROW_AHEAD_BYTES // 2, self._settings.wal_bytes):
+                return
+            space = os.fstatvfs(fd)
+            if space.f_bavail * space.f_frsize < 4 * self._settings.wal_bytes:
+                return
+            while size < target:
+                size += os.write(fd, _ZEROS)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
     def restart_wal(self, db: apsw.Connection) -> None:
         """Have the next commit on the writer's connection ``db`` begin the log anew, if nobody reads it now."""

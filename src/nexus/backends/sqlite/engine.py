@@ -6,6 +6,8 @@ import ctypes
 import errno
 import os
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import apsw
 
@@ -60,6 +62,16 @@ def _keep_wal(db: apsw.Connection) -> None:
     db.file_control("main", apsw.SQLITE_FCNTL_PERSIST_WAL, ctypes.addressof(keep))
 
 
+def one(db: apsw.Connection, sql: str, values: Sequence[Any] = ()) -> Any:
+    """Return the first row, or None. Columns may have any type: what is in the file decides."""
+    return db.execute(sql, values).fetchone()
+
+
+def rows(db: apsw.Connection, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+    """Return all rows."""
+    return db.execute(sql, values).fetchall()
+
+
 def is_full(error: BaseException, db: apsw.Connection | None) -> bool:
     """Tell whether the disk, a quota, a limit on file sizes or the store's own bound was reached."""
     if isinstance(error, apsw.FullError):
@@ -98,4 +110,4 @@ def translate(error: BaseException, path: str, *, full: bool = False) -> NexusEr
 
 def durability_of(db: apsw.Connection) -> bool:
     """Tell whether what is committed survives a power cut, by what the connection says of itself."""
-    return db.pragma("journal_mode") == "wal" and db.pragma("synchronous") >= 2
+    return bool(db.pragma("journal_mode") == "wal" and db.pragma("synchronous") >= 2)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import apsw
 import msgspec
 
+from nexus.backends.sqlite.engine import one, rows
 from nexus.backends.sqlite.files import BOOT_ID, boot_time
 from nexus.backends.sqlite.log import Shape, load_ends, load_parts, rows_of
 from nexus.backends.sqlite.rows import checksum
@@ -59,7 +60,7 @@ def join(
 ) -> tuple[int, int]:
     """Add a member, and cursors for topics that are new to the group. Return ids of group and member."""
     db.execute("INSERT OR IGNORE INTO grp(name) VALUES (?)", (group,))
-    number: int = db.execute("SELECT id FROM grp WHERE name = ?", (group,)).fetchone()[0]
+    number: int = one(db, "SELECT id FROM grp WHERE name = ?", (group,))[0]
     for shape in topics:
         known = db.execute("SELECT 1 FROM cursor WHERE grp = ? AND topic = ? LIMIT 1", (number, shape.id)).fetchone()
         if known is not None:
@@ -70,13 +71,13 @@ def join(
             )
             continue
         lows = load_ends(db, shape)[1] if start == "latest" else load_parts(db, shape).first
-        rows = []
+        made = []
         for partition, low in enumerate(lows):
             cursor = Cursor(0, low)
             crc = _seal_cursor(number, shape.id, partition, cursor)
-            rows.append((number, shape.id, partition, 0, low, "", crc))
+            made.append((number, shape.id, partition, 0, low, "", crc))
         db.executemany(
-            "INSERT INTO cursor(grp, topic, partition, epoch, low, state, crc) VALUES (?, ?, ?, ?, ?, ?, ?)", rows
+            "INSERT INTO cursor(grp, topic, partition, epoch, low, state, crc) VALUES (?, ?, ?, ?, ?, ?, ?)", made
         )
     return number, add_member(db, number, member, process, [shape.id for shape in topics], lease_s)
 
@@ -162,9 +163,9 @@ def _step(
 
 
 def _owners(db: apsw.Connection, group: int) -> list[tuple[int, int, int | None, float | None]]:
-    return db.execute(
-        "SELECT topic, partition, owner, revoke_at FROM cursor WHERE grp = ? ORDER BY topic, partition", (group,)
-    ).fetchall()
+    return rows(
+        db, "SELECT topic, partition, owner, revoke_at FROM cursor WHERE grp = ? ORDER BY topic, partition", (group,)
+    )
 
 
 def _plan(db: apsw.Connection, group: int) -> dict[tuple[int, int], int]:
@@ -231,24 +232,25 @@ def give_up(db: apsw.Connection, group: int, member: int, topic: int, partition:
 
 def names(db: apsw.Connection) -> list[str]:
     """Return the names of all groups that have a cursor, sorted."""
-    rows = db.execute("SELECT name FROM grp WHERE EXISTS (SELECT 1 FROM cursor WHERE grp = grp.id) ORDER BY name")
-    return [row[0] for row in rows]
+    found = rows(db, "SELECT name FROM grp WHERE EXISTS (SELECT 1 FROM cursor WHERE grp = grp.id) ORDER BY name")
+    return [row[0] for row in found]
 
 
 def lag(db: apsw.Connection, group: str, shape_of: Callable[[str], Shape]) -> list[PartitionLag]:
     """Say where a group stands. Raises `UnknownGroup`."""
-    row = db.execute("SELECT id FROM grp WHERE name = ?", (group,)).fetchone()
+    row = one(db, "SELECT id FROM grp WHERE name = ?", (group,))
     if row is None:
         raise UnknownGroup(f"no consumer group {group!r}")
     number = row[0]
     ends: dict[str, tuple[Shape, list[int], list[int]]] = {}
     found = []
-    for topic, name, partition, owner, *stored in db.execute(
+    for topic, name, partition, owner, *stored in rows(
+        db,
         "SELECT topic, topic.name, partition, member.name, epoch, low, state, crc FROM cursor "
         "JOIN topic ON topic.id = cursor.topic LEFT JOIN member ON member.id = cursor.owner "
         "WHERE cursor.grp = ? ORDER BY topic.name, partition",
         (number,),
-    ).fetchall():
+    ):
         if name not in ends:
             shape = shape_of(name)
             ends[name] = shape, load_ends(db, shape)[1], load_parts(db, shape).first

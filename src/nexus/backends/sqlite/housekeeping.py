@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import apsw
 
 from nexus.backends.sqlite import groups
+from nexus.backends.sqlite.engine import one, rows
 from nexus.backends.sqlite.files import boot_time
 from nexus.backends.sqlite.log import ends_at, load_shape, save_part, seq_at_time, size_bytes
 from nexus.backends.sqlite.member import Share, View
@@ -31,6 +32,7 @@ class Housekeeping:
         self._lease_s = writer.store.settings.lease_s
         self._renew_at = 0.0
         self._rounds = 0
+        self._freeing = False
         self.shares: list[Share] = []
         self._on_commit: list[Callable[[], None]] = []
         self.touched: set[int] = set()
@@ -54,8 +56,6 @@ class Housekeeping:
             self._store.renew_reserve()
         if self._rounds % _RETENTION_EVERY == 0 or self._freeing:
             self._retain()
-
-    _freeing = False
 
     def _say_foreign(self) -> None:
         self._writer.post(Report((), True))
@@ -193,26 +193,27 @@ class Housekeeping:
     def _retain(self) -> None:
         """Forget what is older or more than wished, and free some of what is forgotten."""
         db, now = self._writer.db, self._writer.clock.now()
-        for name, age_s, size in db.execute(
+        for name, age_s, size in rows(
+            db,
             "SELECT name, retention_age_s, retention_bytes FROM topic "
-            "WHERE retention_age_s IS NOT NULL OR retention_bytes IS NOT NULL"
-        ).fetchall():
+            "WHERE retention_age_s IS NOT NULL OR retention_bytes IS NOT NULL",
+        ):
             shape = load_shape(db, self._store.id, name)
             cut = None
             if age_s is not None:
-                oldest = db.execute(f"SELECT at FROM log_{shape.id} ORDER BY seq LIMIT 1").fetchone()
+                oldest = one(db, f"SELECT at FROM log_{shape.id} ORDER BY seq LIMIT 1")
                 if oldest is not None and oldest[0] < now - age_s:
                     cut = seq_at_time(db, shape, now - age_s)
                     if cut is None:
-                        cut = db.execute(f"SELECT max(seq) + 1 FROM log_{shape.id}").fetchone()[0]
+                        cut = one(db, f"SELECT max(seq) + 1 FROM log_{shape.id}")[0]
             if size is not None and (over := size_bytes(db, shape) - size) > 0:
                 by_size = _seq_above(db, shape.id, over)
                 cut = by_size if cut is None else max(cut, by_size)
             if cut is not None:
                 self._writer.transact([CallRequest(None, self._forget_below(name, cut), urgent=True)])
-        waiting = db.execute(
-            "SELECT DISTINCT topic.name FROM part JOIN topic ON topic.id = part.topic WHERE freed < first"
-        ).fetchall()
+        waiting = rows(
+            db, "SELECT DISTINCT topic.name FROM part JOIN topic ON topic.id = part.topic WHERE freed < first"
+        )
         more: list[bool] = []
         for (name,) in waiting:
             # Small steps, each its own transaction, with requests in between.
@@ -252,13 +253,12 @@ class Housekeeping:
 
 def _seq_above(db: apsw.Connection, topic: int, over: int) -> int:
     """Return the ``seq`` below which there are at least ``over`` bytes."""
-    low, high = db.execute(f"SELECT min(seq), max(seq) FROM log_{topic}").fetchone()
-    base = db.execute(f"SELECT total - length(row) FROM log_{topic} WHERE seq = ?", (low,)).fetchone()[0]
+    low, high = one(db, f"SELECT min(seq), max(seq) FROM log_{topic}")
+    base = one(db, f"SELECT total - length(row) FROM log_{topic} WHERE seq = ?", (low,))[0]
     found: int = high + 1
     while low <= high:
         middle = (low + high) // 2
-        row = db.execute(f"SELECT seq, total FROM log_{topic} WHERE seq <= ? ORDER BY seq DESC LIMIT 1", (middle,))
-        seq, total = row.fetchone()
+        seq, total = one(db, f"SELECT seq, total FROM log_{topic} WHERE seq <= ? ORDER BY seq DESC LIMIT 1", (middle,))
         if total - base >= over:
             found = seq + 1
             high = seq - 1

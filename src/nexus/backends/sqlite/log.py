@@ -117,7 +117,7 @@ def locate(db: apsw.Connection, shape: Shape, partition: int, position: int) -> 
             low = middle + 1
         else:
             high = mark[0] - 1
-    return found
+    return int(found)
 
 
 def rows_of(db: apsw.Connection, shape: Shape, partition: int, position: int) -> Iterator[tuple[int, int, float, int]]:
@@ -161,7 +161,7 @@ def seq_at_time(db: apsw.Connection, shape: Shape, time: float) -> int | None:
             high = middle - 1
         else:
             low = row[0] + 1
-    return found
+    return int(found)
 
 
 class Parts(msgspec.Struct):

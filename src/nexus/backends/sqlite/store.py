@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import apsw
 
-from nexus.backends.sqlite.checkpoint import Checkpointer
+from nexus.backends.sqlite.checkpoint import WAL_PAGE_BYTES, Checkpointer
 from nexus.backends.sqlite.engine import connect, durability_of, make_durable, translate
 from nexus.backends.sqlite.files import Presence, refuse_network
 from nexus.backends.sqlite.schema import migrate
@@ -149,7 +149,7 @@ class Store:
         """Let the checkpointer know; start the write-ahead log anew when it is long."""
         if self._checkpointer is not None:
             self._checkpointer.wrote()
-            if self._wal_pages * 4_120 > self.settings.wal_bytes:
+            if self._wal_pages * WAL_PAGE_BYTES > self.settings.wal_bytes:
                 self._checkpointer.restart_wal(self.db)
 
     def reopen(self) -> None:
