@@ -44,7 +44,7 @@ class Store:
         """Open or make the file. Raises what `Backend.open` raises."""
         refuse_network(self.path)
         try:
-            self._check_header()
+            self.check_header()
             self.presence = Presence(self.path)
             try:
                 self._open_first()
@@ -96,7 +96,7 @@ class Store:
         size = self.db.pragma("page_size")
         self.db.execute(f"PRAGMA max_page_count={self.settings.max_bytes // size + more}").fetchall()
 
-    def _check_header(self) -> None:
+    def check_header(self) -> None:
         """Refuse what is no database before SQLite makes files beside it."""
         try:
             with open(self.path, "rb") as file:
