@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import msgspec
 
 from nexus.clock import Clock
 from nexus.core.lanes import Delivery
 from nexus.core.outcome import ACK, Ack, Cancelled, DeadLetter, Outcome, Park, RetryIn
 from nexus.core.owner import Owner, take_over
 from nexus.core.parking import Claim, Fold
+from nexus.core.probation import Turn
 from nexus.errors import BackendError, CursorLost, UnknownOutcome
 from nexus.event import Event
 from nexus.runtime.history import Told, tell
@@ -51,8 +53,7 @@ _TAIL_EVENTS = 1_000
 _EVENT_OVERHEAD_BYTES = 1_024  # what Python keeps around an event's bytes
 
 
-@dataclasses.dataclass(slots=True)
-class Stats:
+class Stats(msgspec.Struct):
     """What a group did since it started, in events."""
 
     acked: int = 0
@@ -66,8 +67,7 @@ class Stats:
     returned_conflicts: int = 0
 
 
-@dataclasses.dataclass(eq=False, slots=True)
-class Partition:
+class Partition(msgspec.Struct, eq=False):
     """One owned partition, as the shell sees it."""
 
     topic: str
@@ -122,7 +122,7 @@ class Consumer:
         self._by_owner: dict[Owner, Partition] = {}
         self._again: list[Assigned] = []
         self._workers = Workers(self, group.workers)
-        self._alone = asyncio.Lock()
+        self._turn = Turn()
         self._wake = asyncio.Event()
         self._journal_wake = asyncio.Event()
         self._settle_wake = asyncio.Event()
@@ -282,7 +282,7 @@ class Consumer:
     def _forget_owner(self, partition: Partition, reason: str) -> None:
         owner, partition.owner = partition.owner, None
         if owner is not None:
-            owner.abandon(reason)
+            owner.abandon(reason, self.clock.now())
             self._by_owner.pop(owner, None)
             self._workers.interrupt(owner, reason)
 
@@ -339,7 +339,7 @@ class Consumer:
                 keep = first if first is None or first.epoch == 0 else cursor
                 again[id] = Assigned(*id, keep, ids[id].token)
                 continue
-            owner = Owner(cursor, state, fold, self.group.policy, self._workers.push)
+            owner = Owner(cursor, state, fold, self.group.policy, self._workers.push, self._turn)
             partition.owner = owner
             partition.trimmed_to = partition.checkpoint_at = state.place
             self._partitions[id] = partition
@@ -709,11 +709,6 @@ class Consumer:
                 return owner is not None
             await asyncio.sleep(_RETRY_S)
         return False
-
-    @property
-    def alone(self) -> asyncio.Lock:
-        """Held while a delivery on probation runs: it may take the process down, and no neighbour with it."""
-        return self._alone
 
     # ---- giving back ----------------------------------------------------------------------------------------------
 

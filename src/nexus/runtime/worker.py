@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextvars
 import logging
 import random
@@ -17,15 +16,16 @@ import msgspec
 
 from nexus.core.lanes import Delivery, Lane, ReadyQueue
 from nexus.core.outcome import ACK, CANCELLED, Ack, Cancelled, DeadLetter, Outcome, Park, RetryIn
-from nexus.core.owner import PROBATION_AFTER
 from nexus.errors import BackendError, HandlerError, IdConflict, PublishError
 from nexus.event import Event
 from nexus.runtime.binding import Context
-from nexus.runtime.processes import ProcessPool
 from nexus.runtime.subscription import Subscription, returned_events
 
 if TYPE_CHECKING:
+    import concurrent.futures
+
     from nexus.runtime.consumer import Consumer
+    from nexus.runtime.processes import ProcessPool
 
 log = logging.getLogger("nexus.delivery")
 
@@ -96,12 +96,8 @@ class Workers:
     async def _deliver(self, run: _Run, delivery: Delivery, now: float) -> None:
         """See one delivery, or a batch that it begins, through to its outcome."""
         run.delivery = delivery
-        locked = False
         try:
             owner = delivery.lane.owner
-            if owner.unclean >= PROBATION_AFTER:
-                await self._consumer.alone.acquire()
-                locked = True
             event = delivery.event
             if event is None:
                 event = delivery.event = await self._consumer.load(delivery)
@@ -113,7 +109,7 @@ class Workers:
                 outcome = ACK
             elif delivery.attempt > 1 and delivery.attempt > route.retry.max_attempts + INTERRUPTED_LIMIT:
                 outcome = DeadLetter("interrupted", f"{delivery.attempt - 1} attempts ended without an outcome")
-            elif locked and not delivery.parked and not await self._consumer.settle_before(delivery):
+            elif owner.on_probation and not delivery.parked and not await self._consumer.settle_before(delivery):
                 outcome = CANCELLED
             elif route.binding.batch:
                 await self._deliver_batch(run, delivery, route)
@@ -129,8 +125,6 @@ class Workers:
             outcome = RetryIn(1.0, str(error))
         finally:
             run.delivery = None
-            if locked:
-                self._consumer.alone.release()
         self._consumer.ended(delivery, outcome)
 
     async def _call(self, run: _Run, route: Subscription, delivery: Delivery, event: Event[Any]) -> Outcome | Cancelled:
@@ -170,9 +164,13 @@ class Workers:
                 return await binding.handler(*arguments)
             if binding.run_in == "process":
                 if self._processes is None:
+                    from nexus.runtime.processes import ProcessPool  # most programs never need it
+
                     self._processes = ProcessPool(self._count)
                 return await self._processes.run(binding.handler, arguments)
             if self._threads is None:
+                import concurrent.futures.thread
+
                 self._threads = concurrent.futures.ThreadPoolExecutor(self._count, f"nexus-{self._consumer.group.name}")
             run.cancellable = False  # a thread cannot be stopped: its lane stays taken until it returns
             work = contextvars.copy_context().run
