@@ -246,7 +246,9 @@ class Consumer:
                 case Assigned():
                     assigned.append(change)
                 case Revoking(topic, number, deadline_s):
-                    assigned = [a for a in assigned if (a.topic, a.partition) != (topic, number)]
+                    for one in [a for a in assigned if (a.topic, a.partition) == (topic, number)]:
+                        assigned.remove(one)
+                        await self._give_back(one)
                     partition = self._partitions.get((topic, number))
                     if partition is not None and not partition.releasing:
                         self._start_release(partition, min(deadline_s, self._drain_s))
@@ -255,6 +257,12 @@ class Consumer:
                     self._drop((topic, number), reason)
         if assigned:
             await self._take_over(assigned)
+
+    async def _give_back(self, one: Assigned) -> None:
+        """Release a partition that was not taken over yet, as it stands."""
+        assert self._member is not None
+        if one.cursor is not None:  # with none to store, the deadline releases it
+            await self._member.settle([Settlement(one.topic, one.partition, one.cursor, release=True)])
 
     def _start_release(self, partition: Partition, deadline_s: float) -> None:
         partition.releasing = True

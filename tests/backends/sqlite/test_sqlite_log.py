@@ -52,7 +52,9 @@ async def test_a_second_opening_finds_everything_and_goes_on(tmp_path: Path) -> 
             assert (await store.describe("orders")).end == (250 * (turn + 1),) * 4
     async with opened(tmp_path / "bus.db") as store:
         for partition, found in enumerate(await all_of(store, "orders", 4)):
-            assert [stored.event.id for stored in found] == [f"{t}-{n}" for t in range(3) for n in range(partition, 1_000, 4)]
+            assert [stored.event.id for stored in found] == [
+                f"{t}-{n}" for t in range(3) for n in range(partition, 1_000, 4)
+            ]
             assert [stored.position for stored in found] == list(range(750))
 
 
@@ -67,11 +69,13 @@ async def test_the_same_id_with_the_same_content_is_answered_with_its_first_plac
         assert (await store.describe("orders")).end == (3, 1, 0, 0)
 
 
-async def test_a_duplicate_of_a_trimmed_event_is_still_a_duplicate(tmp_path: Path) -> None:
+async def test_a_trimmed_event_is_still_known_by_its_id(tmp_path: Path) -> None:
     async with opened(tmp_path / "bus.db", ORDERS) as store:
         await store.append("orders", [(0, event(n)) for n in range(10)])
         await store.trim("orders", 0, 10)
-        assert await store.append("orders", [(0, event(4, b"other"))]) == [Appended(0, 4, True)]
+        answers = await store.append("orders", [(0, event(4)), (0, event(5, b"other"))])
+        assert answers[0] == Appended(0, 4, True)
+        assert isinstance(answers[1], IdConflict)
 
 
 async def test_ids_are_remembered_for_the_window_and_then_forgotten(tmp_path: Path) -> None:
@@ -336,10 +340,11 @@ async def test_a_closed_store_says_so(tmp_path: Path) -> None:
 async def test_a_bounded_store_says_full_reads_on_and_settles(tmp_path: Path) -> None:
     async with opened(tmp_path / "bus.db", ORDERS, options="max_bytes=2000000") as store:
         stored = 0
-        with pytest.raises(StoreFull):
-            for n in range(100):
-                await store.append("orders", [(0, event(n, bytes(100_000)))])
-                stored += 1
+        for stored in range(100):
+            try:
+                await store.append("orders", [(0, event(stored, bytes(100_000)))])
+            except StoreFull:
+                break
         assert 10 < stored < 30
         assert sum(len(part) for part in await all_of(store, "orders", 4)) == stored
         await store.trim("orders", 0, stored)
@@ -386,7 +391,7 @@ def test_any_course_of_appends_and_trims_reads_like_a_list(tmp_path_factory: pyt
                         lists[p].append(str(n))
                     else:
                         where, position, known = places[str(n)]
-                        if known == body or position < first[where]:
+                        if known == body:
                             assert answer == Appended(where, position, True)
                         else:
                             assert isinstance(answer, IdConflict)

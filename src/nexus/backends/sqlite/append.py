@@ -29,7 +29,7 @@ from nexus.backends.sqlite.log import (
     seal_mark,
 )
 from nexus.backends.sqlite.requests import AppendRequest, Item
-from nexus.backends.sqlite.rows import POSITION_BITS, POSITION_MASK, damaged, id_number, open_row, seal_row
+from nexus.backends.sqlite.rows import POSITION_BITS, POSITION_MASK, damaged, fact_number, id_number, open_row, seal_row
 from nexus.backends.sqlite.settings import Settings
 from nexus.core.envelope import same_content
 from nexus.errors import IdConflict, Sealed, UnknownTopic
@@ -81,13 +81,12 @@ class TopicWriter:
         if self.seq - self._mark_seq >= self.shape.mark_every:
             self.mark()
         if not self.shape.spec.dedup:
-            self._append_all(requests, at, None)
+            self._append_all(requests, at)
             return
         self._take_turns()
-        numbers = [id_number(event.source, event.id) for request in requests for _, event, _ in request.items]
         self._db.execute("SAVEPOINT fast")
-        if self._insert_new(numbers, requests):
-            self._append_all(requests, at, numbers)
+        if self._insert_new(requests):
+            self._append_all(requests, at)
         else:
             self._db.execute("ROLLBACK TO fast")
             for request in requests:
@@ -105,31 +104,32 @@ class TopicWriter:
                 return False
         return True
 
-    def _insert_new(self, numbers: list[int], requests: Sequence[AppendRequest]) -> bool:
+    def _insert_new(self, requests: Sequence[AppendRequest]) -> bool:
         """Note all ids for the rows to come; False if one of them was there."""
         ends = self.ends.copy()
         seq = self.seq
         rows = []
-        numbered = iter(numbers)
         for request in requests:
-            for partition, _, _ in request.items:
-                rows.append((next(numbered), seq, partition << POSITION_BITS | ends[partition]))
-                ends[partition] += 1
+            for partition, event, _ in request.items:
+                end = ends[partition]
+                ends[partition] = end + 1
+                place = partition << POSITION_BITS | end
+                rows.append((id_number(event.source, event.id), seq, place, fact_number(event)))
                 seq += 1
         table = self._table(self._generation)
         if self._two_tables:
             before = self._table(self._generation - 1)
             sql = (
-                f"INSERT OR IGNORE INTO {table} SELECT ?1, ?2, ?3 "
+                f"INSERT OR IGNORE INTO {table} SELECT ?1, ?2, ?3, ?4 "
                 f"WHERE NOT EXISTS (SELECT 1 FROM {before} WHERE number = ?1)"
             )
         else:
-            sql = f"INSERT OR IGNORE INTO {table} VALUES (?, ?, ?)"
+            sql = f"INSERT OR IGNORE INTO {table} VALUES (?, ?, ?, ?)"
         changes = self._db.total_changes()
         self._db.executemany(sql, rows)
         return self._db.total_changes() - changes == len(rows)
 
-    def _append_all(self, requests: Sequence[AppendRequest], at: float, numbers: list[int] | None) -> None:
+    def _append_all(self, requests: Sequence[AppendRequest], at: float) -> None:
         seed, ends, seq, total = self.shape.seed, self.ends, self.seq, self._total
         rows = []
         for request in requests:
@@ -153,12 +153,10 @@ class TopicWriter:
             probe = number
             # Two ids with one number stand side by side: go on until a number is free.
             while (found := self._found(generation, probe)) is not None:
-                place, stored = found
-                first = Appended(place >> POSITION_BITS, place & POSITION_MASK, duplicate=True)
-                if stored is None:
-                    return first
-                if stored.id == event.id and stored.source == event.source:
-                    if same_content(stored, event):
+                place, fact, stored = found
+                if stored is None or (stored.id == event.id and stored.source == event.source):
+                    first = Appended(place >> POSITION_BITS, place & POSITION_MASK, duplicate=True)
+                    if fact == fact_number(event) if stored is None else same_content(stored, event):
                         return first
                     return IdConflict(
                         f"topic {self.shape.spec.name!r} has another event with source {event.source!r} and id "
@@ -171,7 +169,10 @@ class TopicWriter:
         position = self.ends[partition]
         place = partition << POSITION_BITS | position
         total = self._total + len(content) + 4
-        self._db.execute(f"INSERT INTO {self._table(self._generation)} VALUES (?, ?, ?)", (free, self.seq, place))
+        self._db.execute(
+            f"INSERT INTO {self._table(self._generation)} VALUES (?, ?, ?, ?)",
+            (free, self.seq, place, fact_number(event)),
+        )
         self._db.execute(
             self._insert_row,
             (self.seq, place, at, total, seal_row(self.shape.seed, self.seq, place, at, total, content)),
@@ -181,20 +182,25 @@ class TopicWriter:
         self._total, self._last_at = total, at
         return Appended(partition, position)
 
-    def _found(self, generation: int, number: int) -> tuple[int, Event[Any] | None] | None:
-        """Return place and event behind a number; no event if its row is gone."""
+    def _found(self, generation: int, number: int) -> tuple[int, int, Event[Any] | None] | None:
+        """Return place, content's checksum and event behind a number; no event if its row is gone."""
         row = self._db.execute(
-            f"SELECT seq, place FROM {self._table(generation)} WHERE number = ?", (number,)
+            f"SELECT seq, place, fact FROM {self._table(generation)} WHERE number = ?", (number,)
         ).fetchone()
         if row is None:
             return None
-        seq, place = row
+        seq, place, fact = row
         if place & POSITION_MASK < self.parts.first[place >> POSITION_BITS]:
-            return place, None  # trimmed: that it was there is all that may be known
+            return place, fact, None  # trimmed: that it was there is all that may be known
         kept = one(self._db, f"SELECT place, at, total, row FROM log_{self.shape.id} WHERE seq = ?", (seq,))
         if kept is None:
             raise damaged(self.shape.spec.name, place >> POSITION_BITS, place & POSITION_MASK)
-        return place, open_row(self.shape.seed, self.shape.spec.name, seq, *kept)
+        return place, fact, open_row(self.shape.seed, self.shape.spec.name, seq, *kept)
+
+    @property
+    def unmarked(self) -> bool:
+        """Whether there are rows above the last mark."""
+        return self._mark_seq < self.seq
 
     def mark(self) -> None:
         """Set a mark here, for all who look for a position later."""

@@ -69,7 +69,7 @@ class SqliteBackend:
         self._closing = False
         self._out: list[Request] = []
         self._waiting_events = self._waiting_bytes = 0
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._waiters: deque[tuple[asyncio.Future[None], int, int]] = deque()
         self._ends: dict[str, list[int]] = {}
         self._news_count = 0
         self._watchers: dict[str, dict[object, Callable[[], None]]] = {}
@@ -107,7 +107,7 @@ class SqliteBackend:
             member.drop()
         for task in list(self._tasks):
             task.cancel()
-        for waiter in self._waiters:
+        for waiter, _, _ in self._waiters:
             if not waiter.done():
                 waiter.set_exception(Closed("the store was closed"))
         self._flush()
@@ -126,8 +126,6 @@ class SqliteBackend:
     # Requests and their answers
 
     def _put(self, request: Request) -> None:
-        self._waiting_events += request.events
-        self._waiting_bytes += request.size_bytes
         if not self._out:
             # One hand-over for all that is wished in this turn of the loop.
             self._loop.call_soon(self._flush)
@@ -174,31 +172,30 @@ class SqliteBackend:
             for topic in report.ends:
                 self._wake(topic)
 
-    def _admit(self) -> None:
-        """Let those in who wait for room, first come, first served."""
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-                return
-
     def _has_room(self) -> bool:
         return self._waiting_events < QUEUE_EVENTS and self._waiting_bytes < QUEUE_BYTES
 
-    async def _wait_for_room(self) -> None:
+    def _admit(self) -> None:
+        """Let those in who wait for room, first come, first served; their room is taken here, before they run."""
+        while self._waiters and self._has_room():
+            waiter, events, size = self._waiters.popleft()
+            if not waiter.done():
+                self._waiting_events += events
+                self._waiting_bytes += size
+                waiter.set_result(None)
+
+    async def _wait_for_room(self, events: int, size: int) -> None:
         waiter: asyncio.Future[None] = self._loop.create_future()
-        self._waiters.append(waiter)
+        self._waiters.append((waiter, events, size))
         try:
-            while True:
-                await waiter
-                self._check_open()
-                if self._has_room():
-                    return
-                waiter = self._waiters[0] = self._loop.create_future()
-        finally:
-            with contextlib.suppress(ValueError):
-                self._waiters.remove(waiter)
-            if self._has_room():
+            await waiter
+            self._check_open()
+        except BaseException:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._waiting_events -= events
+                self._waiting_bytes -= size
                 self._admit()
+            raise
 
     # News
 
@@ -279,7 +276,10 @@ class SqliteBackend:
             size += len(content) + _EVENT_BYTES
             items.append((partition, event, content))
         if self._waiters or not self._has_room():
-            await self._wait_for_room()
+            await self._wait_for_room(len(items), size)
+        else:
+            self._waiting_events += len(items)
+            self._waiting_bytes += size
         future: asyncio.Future[list[Appended | IdConflict]] = self._loop.create_future()
         self._put(AppendRequest(future, topic, items, size))
         return await future

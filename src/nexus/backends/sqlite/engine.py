@@ -22,6 +22,8 @@ def connect(path: str, settings: Settings, *, create: bool = False) -> apsw.Conn
     flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
     db = apsw.Connection(path, flags=flags, vfs=settings.vfs, statementcachesize=256)
     try:
+        if db.readonly("main"):  # SQLite opens what it may not write for reading only, without a word
+            raise ReadOnly(f"{path} may not be written", hint="check the permissions of the file")
         db.set_busy_timeout(round(settings.busy_s * 1000))
         _keep_wal(db)
         for pragma in ("trusted_schema=OFF", "cell_size_check=ON", "cache_size=-16000", "temp_store=MEMORY"):

@@ -7,6 +7,7 @@ lets go of it however the process ends. So others see a death at once, without t
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -71,16 +72,19 @@ class Presence:
         self.folder = path + "-nexus"
         self.name = f"{os.getpid()}-{secrets.token_hex(6)}"
         try:
-            os.makedirs(self.folder, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self.folder)
             self.folder_fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
             # Locked before it gets its name: a lock file that is not locked means a dead process.
             self._fd = os.open(self._path(".new"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             fcntl.flock(self._fd, fcntl.LOCK_EX)
             os.rename(self._path(".new"), self._path(".lock"))
+        except FileNotFoundError as error:
+            raise Unavailable(f"there is no directory {os.path.dirname(path)}", hint="make it first") from error
         except PermissionError as error:
             raise ReadOnly(f"cannot write to {self.folder}", hint="check the permissions of the directory") from error
         except OSError as error:
-            if error.errno in (30,):  # EROFS
+            if error.errno == errno.EROFS:
                 raise ReadOnly(f"{self.folder} is on a read-only file system") from error
             raise Unavailable(f"cannot make {self.folder}: {error}") from error
         _open_locks.add(self)

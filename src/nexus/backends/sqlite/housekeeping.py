@@ -5,7 +5,6 @@ Each duty first looks without writing, so that an idle store costs a few reads.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 
 import apsw
@@ -237,18 +236,19 @@ class Housekeeping:
         return forget
 
     def bury(self) -> None:
-        """At the end: take out all members of this process, so that others need not wait."""
-        with contextlib.suppress(apsw.Error):
-            ids = [share.id for share in self.shares if share.joined]
+        """At the end: take out all members of this process, so that others need not wait, and mark the logs' ends."""
+        ids = [share.id for share in self.shares if share.joined]
+        numbers = {share.group for share in self.shares}
+        self.shares = []
+
+        def leave(db: apsw.Connection, _report: Report) -> None:
+            self._writer.mark_ends()
             if ids:
-                numbers = {share.group for share in self.shares}
-                self.shares = []
+                groups.remove_members(db, ids)
+                self.touched |= numbers
 
-                def remove(db: apsw.Connection, _report: Report) -> None:
-                    groups.remove_members(db, ids)
-                    self.touched |= numbers
-
-                self._writer.transact([CallRequest(None, remove, urgent=True)])
+        if ids or self._writer.has_unmarked:
+            self._writer.transact([CallRequest(None, leave, urgent=True)])
 
 
 def _seq_above(db: apsw.Connection, topic: int, over: int) -> int:

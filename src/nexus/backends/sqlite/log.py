@@ -15,6 +15,7 @@ from zlib import crc32
 import apsw
 import msgspec
 
+from nexus.backends.sqlite.engine import one
 from nexus.backends.sqlite.rows import POSITION_BITS, POSITION_MASK, checksum, damaged, open_row, topic_seed
 from nexus.errors import CorruptData, UnknownTopic
 from nexus.spi.backend import TopicSpec
@@ -79,25 +80,45 @@ def load_ends(db: apsw.Connection, shape: Shape, known: tuple[int, list[int]] | 
     seq, ends = known[0], list(known[1])
     for at, place in db.execute(f"SELECT seq, place FROM log_{shape.id} WHERE seq >= ? ORDER BY seq", (seq,)):
         partition, position = place >> POSITION_BITS, place & POSITION_MASK
-        # A damaged place must not move an end far away; the gap that it leaves is found when it is read.
-        if 0 <= partition < len(ends) and ends[partition] <= position <= known[1][partition] + at - known[0]:
-            ends[partition] = position + 1
+        if not 0 <= partition < len(ends) or position != ends[partition]:
+            # Whose event this was nobody can tell, so no partition's end can be trusted.
+            raise CorruptData(f"topic {shape.spec.name!r}: row {at} is damaged", hint="restore the file from a copy")
+        ends[partition] = position + 1
         seq = at + 1
     return seq, ends
 
 
 def check_tail(db: apsw.Connection, shape: Shape) -> None:
-    """Raise `CorruptData` if a row above the last mark is damaged: the ends could then not be trusted for writing."""
+    """Raise `CorruptData` if rows at the end of the log are damaged or gone, so that the ends cannot be trusted."""
     mark = _mark_below(db, shape, 1 << 62)
-    ends = list(mark[1]) if mark else [0] * shape.spec.partitions
+    if mark is None:
+        raise CorruptData(f"topic {shape.spec.name!r} has lost its index", hint="restore the file from a copy")
+    first, ends = mark[0], list(mark[1])
     for seq, place, at, total, row in db.execute(
-        f"SELECT seq, place, at, total, row FROM log_{shape.id} WHERE seq >= ? ORDER BY seq", (mark[0] if mark else 0,)
+        f"SELECT seq, place, at, total, row FROM log_{shape.id} WHERE seq >= ? ORDER BY seq", (first,)
     ):
         open_row(shape.seed, shape.spec.name, seq, place, at, total, row)
         partition, position = place >> POSITION_BITS, place & POSITION_MASK
         if position != ends[partition]:
             raise damaged(shape.spec.name, partition, ends[partition])
         ends[partition] = position + 1
+    check_end(db, shape)
+
+
+def check_end(db: apsw.Connection, shape: Shape) -> None:
+    """Raise `CorruptData` if rows are gone from below the last mark.
+
+    When a store is closed, a mark is set at the very end of each log. The row below it may be missing only if its
+    partition was trimmed up to its end.
+    """
+    mark = _mark_below(db, shape, 1 << 62)
+    first = mark[0] if mark is not None else 1
+    if mark is not None and first > 1 and one(db, f"SELECT 1 FROM log_{shape.id} WHERE seq = ?", (first - 1,)) is None:
+        begins = load_parts(db, shape).first
+        if not any(0 < end <= begin for begin, end in zip(begins, mark[1], strict=True)):
+            raise CorruptData(
+                f"topic {shape.spec.name!r}: events at its end are gone", hint="restore the file from a copy"
+            )
 
 
 def locate(db: apsw.Connection, shape: Shape, partition: int, position: int) -> int:
@@ -161,7 +182,7 @@ def seq_at_time(db: apsw.Connection, shape: Shape, time: float) -> int | None:
             high = middle - 1
         else:
             low = row[0] + 1
-    return int(found)
+    return found
 
 
 class Parts(msgspec.Struct):

@@ -78,3 +78,9 @@ def id_number(source: str, id: str) -> int:
             return (time_ms & 0xFFFFFFFFFF) << 23 | crc32(id.encode(), crc32(source.encode())) >> 9
     digest = blake2b(f"{len(source)}:{source}{id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def fact_number(event: Event[Any]) -> int:
+    """Checksum of what makes two events with one id the same fact (`nexus.core.envelope.same_content`)."""
+    head = f"{event.type}\0{event.key!r}\0{event.tenant!r}\0{event.subject!r}\0{event.datacontenttype}"
+    return crc32(event.body, crc32(head.encode()))

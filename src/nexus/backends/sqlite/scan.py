@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import apsw
 
-from nexus.backends.sqlite.log import Shape, load_ends, load_parts, load_shape, locate
+from nexus.backends.sqlite.log import Shape, check_end, load_ends, load_parts, load_shape, locate
 from nexus.backends.sqlite.rows import POSITION_BITS, POSITION_MASK, damaged, open_row
 from nexus.errors import CorruptData, SettingsError
 from nexus.spi.backend import Slice, Stored, Want
@@ -44,6 +44,7 @@ class TopicReader:
     def __init__(self, db: apsw.Connection, store: bytes, name: str) -> None:
         self._db = db
         self.shape: Shape = load_shape(db, store, name)
+        check_end(db, self.shape)
         self._known: tuple[int, list[int]] | None = None
         self._hints: dict[int, tuple[int, int]] = {}  # partition → a position, and a seq at or below its row
 

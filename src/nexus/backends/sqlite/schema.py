@@ -6,7 +6,8 @@
     log_N    the events of topic N in the order they were stored: sequence number, place (partition and position
              in one integer), recorded time, running total of bytes, row (see ``rows``)
     mark_N   every few hundred events: the ends of all partitions there. The index of ``log_N``, 1 % of its size
-    ids_N_G  generation G (0 to 2) of remembered ids: number of (source, id) → sequence number
+    ids_N_G  generation G (0 to 2) of remembered ids: number of (source, id) → sequence number, place, and a
+             checksum of the content, for when the row itself is trimmed
     grp, member, cursor   consumer groups: see ``groups``
 
 One table in storing order, not one row range or one table per partition: a commit then writes the last page and not
@@ -50,10 +51,11 @@ def topic_tables(topic: int) -> str:
 CREATE TABLE log_{topic}(
   seq INTEGER PRIMARY KEY, place INTEGER NOT NULL, at REAL NOT NULL, total INTEGER NOT NULL, row BLOB NOT NULL);
 CREATE TABLE mark_{topic}(seq INTEGER PRIMARY KEY, ends BLOB NOT NULL);
-CREATE TABLE ids_{topic}_0(number INTEGER PRIMARY KEY, seq INTEGER NOT NULL, place INTEGER NOT NULL);
-CREATE TABLE ids_{topic}_1(number INTEGER PRIMARY KEY, seq INTEGER NOT NULL, place INTEGER NOT NULL);
-CREATE TABLE ids_{topic}_2(number INTEGER PRIMARY KEY, seq INTEGER NOT NULL, place INTEGER NOT NULL);
-"""
+""" + "".join(
+        f"CREATE TABLE ids_{topic}_{turn}("
+        "number INTEGER PRIMARY KEY, seq INTEGER NOT NULL, place INTEGER NOT NULL, fact INTEGER NOT NULL);\n"
+        for turn in range(3)
+    )
 
 
 def _from_0(db: apsw.Connection) -> None:

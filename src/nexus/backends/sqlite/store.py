@@ -38,12 +38,13 @@ class Store:
         self._file: tuple[int, int] | None = None
         self._checkpointer: Checkpointer | None = None
         self._wal_pages = 0
+        self._marked = False
 
     def open(self) -> None:
         """Open or make the file. Raises what `Backend.open` raises."""
         refuse_network(self.path)
         try:
-            self._check_header()
+            self.check_header()
             self.presence = Presence(self.path)
             try:
                 self._open_first()
@@ -77,8 +78,6 @@ class Store:
                     self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             self.durable = durability_of(self.db)
             self._set_up()
-            with open(mark, "w"):
-                pass
             self._make_reserve()
             self._checkpointer = Checkpointer(self.path, self.settings)
         except BaseException:
@@ -97,7 +96,7 @@ class Store:
         size = self.db.pragma("page_size")
         self.db.execute(f"PRAGMA max_page_count={self.settings.max_bytes // size + more}").fetchall()
 
-    def _check_header(self) -> None:
+    def check_header(self) -> None:
         """Refuse what is no database before SQLite makes files beside it."""
         try:
             with open(self.path, "rb") as file:
@@ -147,6 +146,10 @@ class Store:
 
     def committed(self) -> None:
         """Let the checkpointer know; start the write-ahead log anew when it is long."""
+        if not self._marked:
+            # Only now: a store that was opened and killed without writing has an empty log, and nothing is missing.
+            with contextlib.suppress(OSError), open(self._in_use_mark(), "w"):
+                self._marked = True
         if self._checkpointer is not None:
             self._checkpointer.wrote()
             if self._wal_pages * WAL_PAGE_BYTES > self.settings.wal_bytes:
@@ -207,8 +210,10 @@ class Store:
         if last:
             with contextlib.suppress(apsw.Error, OSError):
                 self.db.set_wal_hook(None)
-                self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
-                os.unlink(self._in_use_mark())
+                # The mark first: if this is cut short, the log is still there.
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._in_use_mark())
+                self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         with contextlib.suppress(apsw.Error):
             self.db.close(True)
         self.presence.close()

@@ -112,6 +112,17 @@ class Writer:
             found = self._topics[name] = TopicWriter(self.db, self.store.id, name, self.store.settings)
         return found
 
+    @property
+    def has_unmarked(self) -> bool:
+        """Whether a log of which this writer knows has grown since its last mark."""
+        return any(topic.unmarked for topic in self._topics.values())
+
+    def mark_ends(self) -> None:
+        """Mark the ends of all logs that grew, so that what is gone later is missed."""
+        for topic in self._topics.values():
+            if topic.unmarked:
+                topic.mark()
+
     def forget(self, name: str) -> None:
         """Read a topic anew at its next use."""
         self._topics.pop(name, None)
