@@ -13,6 +13,7 @@ import nexus
 pytest_plugins = ["pytester"]
 
 SOURCE = str(Path(nexus.__file__).parent.parent)
+SNIPPETS = Path(__file__).resolve().parents[2] / "docs" / "snippets"
 
 
 @pytest.fixture
@@ -127,7 +128,12 @@ def test_the_shipped_suite_runs_by_its_name(project: pytest.Pytester) -> None:
 
 
 def test_loading_the_plug_in_loads_nothing_heavy(project: pytest.Pytester) -> None:
-    program = (
-        "import sys, nexus.testing.plugin; assert not {'nexus.app', 'apsw', 'nexus.testing.clock'} & set(sys.modules)"
-    )
+    heavy = {"apsw", "nexus.backends.memory", "nexus.testing.clock", "nexus.testing.conformance"}
+    program = f"import sys, nexus.testing.plugin; assert not {heavy} & set(sys.modules)"
     assert project.run(sys.executable, "-c", program).ret == 0
+
+
+@pytest.mark.parametrize("name", ["testing_bus.py", "testing_faults.py"])
+def test_what_the_page_on_testing_shows_passes(project: pytest.Pytester, name: str) -> None:
+    project.makepyfile((SNIPPETS / name).read_text("utf-8"))
+    run(project, "--nexus-backends=memory,sqlite").assert_outcomes(passed=2)
