@@ -6,6 +6,7 @@ python sqlite_worker.py consume|stubborn|append URL NAME LOG
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import time
@@ -56,10 +57,8 @@ async def consume(store: SqliteBackend, name: str, log: Log) -> None:
         slices = [part for part in await member.fetch(wants, 1 << 20) if part.events]
         if not slices:
             news.clear()
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(news.wait(), 0.2)
-            except TimeoutError:
-                pass
             continue
         for part in slices:
             log.write("handled", partition=part.partition, ids=[stored.event.id for stored in part.events])
