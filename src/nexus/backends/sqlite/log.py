@@ -141,14 +141,16 @@ def locate(db: apsw.Connection, shape: Shape, partition: int, position: int) -> 
     return int(found)
 
 
-def rows_of(db: apsw.Connection, shape: Shape, partition: int, position: int) -> Iterator[tuple[int, int, float, int]]:
-    """Yield (seq, position, recorded time, total) of a partition's rows from ``position`` on."""
+def rows_of(
+    db: apsw.Connection, shape: Shape, partition: int, position: int
+) -> Iterator[tuple[int, int, float, int, bytes]]:
+    """Yield (seq, position, recorded time, total, row) of a partition's rows from ``position`` on."""
     place = partition << POSITION_BITS
-    for seq, at_place, at, total in db.execute(
-        f"SELECT seq, place, at, total FROM log_{shape.id} WHERE seq >= ? AND place BETWEEN ? AND ? ORDER BY seq",
+    for seq, at_place, at, total, row in db.execute(
+        f"SELECT seq, place, at, total, row FROM log_{shape.id} WHERE seq >= ? AND place BETWEEN ? AND ? ORDER BY seq",
         (locate(db, shape, partition, position), place | position, place | POSITION_MASK),
     ):
-        yield seq, at_place & POSITION_MASK, at, total
+        yield seq, at_place & POSITION_MASK, at, total, row
 
 
 def ends_at(db: apsw.Connection, shape: Shape, seq: int) -> list[int]:
