@@ -362,6 +362,7 @@ class SqliteBackend:
         def join(db: apsw.Connection, report: Report) -> SqliteMember:
             shapes = [load_shape(db, self._store.id, name) for name in dict.fromkeys(topics)]
             share.topics = {shape.id: shape.spec.name for shape in shapes}
+            self._house.bury_dead(db)  # so that what is free is had at once, after a restart for example
             share.group, share.id = groups.join(
                 db, group, shapes, member, self._store.presence.name, self.settings.lease_s, start
             )
