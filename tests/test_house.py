@@ -10,6 +10,7 @@ import sys
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
 
 import pytest
 from tools import checks, dev
@@ -25,11 +26,11 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONDONTWRITEBYT
 
 
 def test_importing_nexus_loads_no_optional_package() -> None:
-    core = {re.split(r"[<>=!~ \[]", need)[0] for need in PYPROJECT["project"]["dependencies"]}
-    code = "import sys; before = set(sys.modules); import nexus; print(*(set(sys.modules) - before))"
+    # What msgspec loads by itself is not ours to count.
+    code = "import sys, msgspec; before = set(sys.modules); import nexus; print(*(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()} - sys.stdlib_module_names
-    assert {name for name in loaded if not name.startswith("_")} <= core | {"nexus"}
+    assert {name for name in loaded if not name.startswith("_")} == {"nexus"}
 
 
 def seconds(*commands: list[str]) -> list[float]:
@@ -37,11 +38,11 @@ def seconds(*commands: list[str]) -> list[float]:
     best = [float("inf")] * len(commands)
     for _ in range(10):
         for number, command in enumerate(commands):
-            before = os.times()
+            before = getrusage(RUSAGE_CHILDREN)
             subprocess.run(command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
-            after = os.times()
+            after = getrusage(RUSAGE_CHILDREN)
             # The processor's time of the child, not the wall's: other work on the machine does not count.
-            spent = after.children_user + after.children_system - before.children_user - before.children_system
+            spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
             best[number] = min(best[number], spent)
     return best
 
@@ -79,12 +80,16 @@ def test_every_dependency_of_a_first_run_is_pinned_and_nothing_else_is_said() ->
 
 # -- public names and words ------------------------------------------------------------------------------------------
 
-PUBLIC_NAMES: list[str] = []
+PUBLIC_NAMES = [
+    "Ack", "BlockingNexus", "Closed", "Context", "DeadLetter", "Event", "HandlerError", "IdConflict", "InvalidEvent",
+    "Nexus", "NexusError", "Overloaded", "Park", "Publish", "Receipt", "Retry", "RetryIn", "SettingsError",
+    "UnknownOutcome",
+]  # fmt: skip
 """A name that appears or goes is a decision: it changes this list."""
 
 
 def test_the_public_names_are_those_agreed_on() -> None:
-    assert list(getattr(nexus, "__all__", [])) == PUBLIC_NAMES
+    assert nexus.__all__ == PUBLIC_NAMES
 
 
 def test_the_public_names_are_sorted_few_and_documented() -> None:

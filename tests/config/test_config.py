@@ -292,6 +292,15 @@ def test_049_workers_that_are_no_number_in_range_are_refused_with_path_and_line(
     assert error.message.startswith("nexus.toml:3: workers must be a whole number from 1 to 1,024, not ")
 
 
+@pytest.mark.parametrize("value", [1, 1_024])
+def test_the_bounds_themselves_are_in_range(read: Load, value: int) -> None:
+    loaded = read(f"workers = {value}\nprefetch_bytes = '1TiB'\n[publish]\nmax_body_bytes = 1\ntimeout = '1d'")
+    assert loaded.settings.workers == value
+    assert loaded.settings.prefetch_bytes == 1 << 40
+    assert (loaded.settings.publish.max_body_bytes, loaded.settings.publish.timeout_s) == (1, 86_400.0)
+    assert "from 1KiB to 1TiB" in refusal(read, f"prefetch_bytes = {(1 << 40) + 1}").message
+
+
 @pytest.mark.parametrize("value", ["-1", "1e9", "ten", "", "9" * 5_000])
 def test_049_workers_in_the_environment_are_refused_alike(read: Load, value: str) -> None:
     error = refusal(read, environment={"NEXUS_WORKERS": value})

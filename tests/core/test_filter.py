@@ -416,6 +416,8 @@ def test_any_text_is_a_filter_or_an_error_with_a_place(text: str) -> None:
         ("[true]", "a filter answers true or false", None),
         ("{}", "a filter answers true or false", None),
         ("true || '" + "x" * 4_096 + "' == key", "4,113 bytes; the limit is 4,096", None),
+        ("1 'in' [1] == true", "unexpected 'in' (character 3)", None),
+        ("(true) && " * 40 + "(" * 32 + "true" + ")" * 32, "nested deeper than 32 levels", None),
         ("(" * 33 + "true" + ")" * 33, "nested deeper than 32 levels", None),
         ("!" * 40 + "true", "nested deeper than 32 levels", None),
         ("1" + " + 1" * 40 + " == 41", "nested deeper than 32 levels", None),
@@ -433,6 +435,13 @@ def test_is_refused(text: str, message: str, hint: str | None) -> None:
 def test_long_chains_of_logic_are_not_deep() -> None:
     assert true(" && ".join(["urgent"] * 400))
     assert true(" || ".join(["false"] * 400) + " || true")
+
+
+def test_the_depth_that_is_allowed_is_allowed_everywhere() -> None:
+    assert true("(true) && " * 40 + "(" * 31 + "true" + ")" * 31)
+    assert true("1" + " + 1" * 30 + " == 31")
+    with pytest.raises(FilterError, match="nested deeper than 32 levels"):
+        compile_filter("1" + " + 1" * 31 + " == 32")
 
 
 def test_the_caret_stands_under_the_place_in_its_line() -> None:

@@ -59,6 +59,8 @@ def test_agrees_with_python(expression: str, texts: list[str]) -> None:
         ("^order-[0-9]{3,}$", "order-12", False),
         ("colou?r", "the color red", True),
         ("^(?:cat|dog)s?$", "dogs", True),
+        ("^(?:ca)t$", "cat", True),
+        ("^(?:ca)t$", "at", False),
         ("a.c", "a\nc", False),
         (r"\x2e".replace(r"\x2e", r"\."), "x", False),
         ("{", "{", True),

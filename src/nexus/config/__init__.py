@@ -5,7 +5,7 @@ The first of these that has a value wins: an argument, the environment (``NEXUS_
 directory, ``nexus/config.toml`` in the user's configuration directory, the default. A topic may get its partitions from
 one source and its patterns from another.
 
->>> loaded = load({"workers": 4}, environment={"NEXUS_PUBLISH__TIMEOUT": "5s"}, directory=Path("/nowhere"))
+>>> loaded = load({"workers": 4}, environment={"NEXUS_PUBLISH__TIMEOUT": "5s"}, directory="/nowhere")
 >>> loaded.settings.workers, loaded.settings.publish.timeout_s
 (4, 5.0)
 >>> str(loaded.origins["workers"]), str(loaded.origins["publish.timeout"]), str(loaded.origins["backend"])
@@ -17,8 +17,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -48,7 +46,7 @@ def load(
     *,
     file: str | os.PathLike[str] | None = None,
     environment: Mapping[str, str] | None = None,
-    directory: Path | None = None,
+    directory: str | os.PathLike[str] | None = None,
 ) -> Loaded:
     """Gather the settings. Raises `SettingsError` that names the setting, the file and the line.
 
@@ -56,7 +54,7 @@ def load(
     directory (``directory``) and must exist. ``environment`` is the process's unless given.
     """
     environment = os.environ if environment is None else environment
-    directory = Path() if directory is None else directory
+    directory = "" if directory is None else os.fspath(directory)
     found: dict[table.Path, Found] = {}
     # From the weakest to the strongest: what is set later wins.
     for source in (
@@ -75,16 +73,16 @@ def load(
 def _user_source(environment: Mapping[str, str]) -> Source:
     given, home = environment.get("XDG_CONFIG_HOME", ""), environment.get("HOME", "")
     # The XDG specification: a relative path is to be ignored.
-    base = Path(given) if os.path.isabs(given) else Path(home) / ".config" if home else None
-    file = base / "nexus" / "config.toml" if base else None
-    return sources.from_file(file, str(file)) if file else {}
+    base = given if os.path.isabs(given) else os.path.join(home, ".config") if home else ""
+    file = os.path.join(base, "nexus", "config.toml")
+    return sources.from_file(file, file) if base else {}
 
 
-def _project_source(directory: Path, file: str | os.PathLike[str] | None) -> Source:
+def _project_source(directory: str, file: str | os.PathLike[str] | None) -> Source:
     if file is not None:
-        return sources.from_file(Path(file), os.fspath(file), required=True)
-    own = sources.from_file(directory / "nexus.toml", "nexus.toml")
-    shared = sources.from_file(directory / "pyproject.toml", "pyproject.toml", table=("tool", "nexus"))
+        return sources.from_file(os.fspath(file), os.fspath(file), required=True)
+    own = sources.from_file(os.path.join(directory, "nexus.toml"), "nexus.toml")
+    shared = sources.from_file(os.path.join(directory, "pyproject.toml"), "pyproject.toml", table=("tool", "nexus"))
     if own and shared:
         raise SettingsError(
             "settings are in nexus.toml and in [tool.nexus] of pyproject.toml", hint="move them to one of the two"
@@ -131,6 +129,8 @@ def _unknown(path: table.Path, where: str) -> SettingsError:
     name, known = ".".join(path), table.known_below(path[:-1])
     if table.general(path) in table.SECTIONS:
         return SettingsError(f"{where}{name} must be a table")
+    from difflib import get_close_matches  # only a fault needs it, not every start
+
     near = get_close_matches(path[-1], known, n=1, cutoff=0.6)
     return SettingsError(
         f"{where}unknown setting {name!r}",

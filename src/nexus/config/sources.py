@@ -6,10 +6,7 @@ Nothing is checked here but the form of the source itself; whether a value fits 
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
-from pathlib import Path as FilePath
 from typing import Any
 
 import msgspec
@@ -104,6 +101,8 @@ def _refuse_slip(name: str) -> None:
 
     Not every unknown one: the environment is shared. Kubernetes sets ``NEXUS_SERVICE_HOST`` for a service called nexus.
     """
+    from difflib import get_close_matches  # only a doubtful name needs it, not every start
+
     known = {variable(row.path).removeprefix("NEXUS_") for row in TABLE}
     near = get_close_matches(name.removeprefix("NEXUS_"), known, n=1, cutoff=0.8)
     if near or _place(name)[:1] in SECTIONS:
@@ -112,7 +111,7 @@ def _refuse_slip(name: str) -> None:
 
 
 def _secret(name: str, file: str) -> str:
-    data = _bytes_of(FilePath(file), SECRET_LIMIT_BYTES, f"{name} names the file {file}, which")
+    data = _bytes_of(file, SECRET_LIMIT_BYTES, f"{name} names the file {file}, which")
     if data is None:
         raise SettingsError(f"{name} names the file {file}, which does not exist")
     try:
@@ -124,18 +123,20 @@ def _secret(name: str, file: str) -> str:
 # -- files -----------------------------------------------------------------------------------------------------------
 
 
-def from_file(file: FilePath, shown: str, *, table: Path = (), required: bool = False) -> Source:
+def from_file(file: str, shown: str, *, table: Path = (), required: bool = False) -> Source:
     """Take the settings of a TOML file, or of one ``table`` in it; a missing file has none unless it is ``required``.
 
     Errors and origins call the file by its ``shown`` name.
     """
-    if file.suffix.lower() in (".yaml", ".yml"):
+    if file.lower().endswith((".yaml", ".yml")):
         raise SettingsError(f"{shown}: settings are read from TOML only; this YAML file was not opened")
     data = _bytes_of(file, FILE_LIMIT_BYTES, shown)
     if data is None:
         if required:
             raise SettingsError(f"{shown} does not exist")
         return {}
+    import tomllib  # only where there is a file: 4 ms of every start otherwise
+
     try:
         text = data.decode("utf-8-sig")
         tree: object = tomllib.loads(text)
@@ -153,9 +154,9 @@ def from_file(file: FilePath, shown: str, *, table: Path = (), required: bool = 
     return {path: Found(value, Origin("file", shown, _line_of((*table, *path), lines))) for path, value in leaves(tree)}
 
 
-def _bytes_of(file: FilePath, limit: int, what: str) -> bytes | None:
+def _bytes_of(file: str, limit: int, what: str) -> bytes | None:
     try:
-        with file.open("rb") as stream:
+        with open(file, "rb") as stream:
             data = stream.read(limit + 1)
     except FileNotFoundError:
         return None
@@ -166,9 +167,10 @@ def _bytes_of(file: FilePath, limit: int, what: str) -> bytes | None:
     return data
 
 
-_HEADER = re.compile(r"\s*\[([^\[\]]+)\]\s*(?:#.*)?$")
-_KEY = re.compile(r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*=""")
-_NAME = re.compile(r"""[A-Za-z0-9_-]+|"[^"]*"|'[^']*'""")
+# Plain texts, which `re` reads and keeps when there is a file: reading them costs 2 ms of every start otherwise.
+_HEADER = r"\s*\[([^\[\]]+)\]\s*(?:#.*)?$"
+_KEY = r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*="""
+_NAME = r"""[A-Za-z0-9_-]+|"[^"]*"|'[^']*'"""
 
 
 def _lines(text: str) -> dict[Path, int]:
@@ -176,16 +178,16 @@ def _lines(text: str) -> dict[Path, int]:
     found: dict[Path, int] = {}
     header: Path = ()
     for number, line in enumerate(text.splitlines(), start=1):
-        if match := _HEADER.match(line):
+        if match := re.match(_HEADER, line):
             header = _names(match.group(1))
             found.setdefault(header, number)
-        elif match := _KEY.match(line):
+        elif match := re.match(_KEY, line):
             found.setdefault((*header, *_names(match.group(1))), number)
     return found
 
 
 def _names(key: str) -> Path:
-    return tuple(name.strip("\"'") for name in _NAME.findall(key))
+    return tuple(name.strip("\"'") for name in re.findall(_NAME, key))
 
 
 def _line_of(path: Path, lines: Mapping[Path, int]) -> int | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 _COUNTER_BITS = 74
 _RAND_B_BITS = 62
-_VERSION_VARIANT = (0x7 << 76) | (0b10 << 62)
+_RAND_B = (1 << _RAND_B_BITS) - 1
+_VARIANT = 0b10 << _RAND_B_BITS
 
 
 class Uuid7:
@@ -22,11 +23,13 @@ class Uuid7:
     '01234567-89ab-7000-8000-000000000003'
     """
 
-    __slots__ = ("_counter", "_unix_ms")
+    __slots__ = ("_counter", "_head", "_head_of", "_unix_ms")
 
     def __init__(self) -> None:
         self._unix_ms = -1
         self._counter = 0
+        self._head = ""  # time, version and the counter's upper bits as text: they last for a millisecond
+        self._head_of = (-1, -1)
 
     def __call__(self, unix_ms: int, dice: int) -> str:
         """Return the next id; ``dice`` are random bits, of which the lowest 73 count."""
@@ -38,12 +41,10 @@ class Uuid7:
             if self._counter >> _COUNTER_BITS:
                 self._unix_ms += 1
                 self._counter = dice & 0xFFFF
-        counter = self._counter
-        number = (
-            (self._unix_ms << 80)
-            | _VERSION_VARIANT
-            | ((counter >> _RAND_B_BITS) << 64)
-            | (counter & ((1 << _RAND_B_BITS) - 1))
-        )
-        text = f"{number:032x}"
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+        upper = (self._unix_ms, self._counter >> _RAND_B_BITS)
+        if upper != self._head_of:
+            self._head_of = upper
+            time = f"{upper[0]:012x}"
+            self._head = f"{time[:8]}-{time[8:]}-7{upper[1]:03x}-"
+        tail = f"{_VARIANT | self._counter & _RAND_B:x}"
+        return f"{self._head}{tail[:4]}-{tail[4:]}"

@@ -66,9 +66,9 @@ class Lane:
         """The lane stands in the ready queue."""
         self.due = 0.0
         """The head is held until then."""
-        self.batch: deque[Delivery] = deque()
+        self.batch: deque[Delivery] | None = None
         """Parked deliveries whose start is durable, in order."""
-        self.report: list[Any] = []
+        self.report: list[Any] | None = None
         """Records about parked deliveries that ended, not sent yet."""
 
     @property

@@ -1,7 +1,7 @@
 """Which partition an event belongs to: CRC-32 of its key, the same on every backend and for foreign producers.
 
 >>> partition_of("N14228", 16)
-11
+14
 
 The function is frozen: changing it would break the order of every key that is stored. Golden vectors stand in
 ``tests/core/test_partition.py``. It equals librdkafka's ``partitioner=consistent``.

@@ -32,8 +32,6 @@ CACHE_LIMIT = 4_096
 # Spelled out instead of `str.isprintable`, whose answer changes with the Unicode tables of each Python.
 _REFUSED = r"\s\x00-\x1f\x7f-\x9f\ud800-\udfff>"
 _TYPE = re.compile(rf"[^{_REFUSED}*.:]+(?:[.:][^{_REFUSED}*.:]+)*")
-_REFUSED_CHAR = re.compile(rf"[{_REFUSED}*]")
-_EMPTY_SEGMENT = re.compile(r"^(?=[.:])|[.:](?=[.:])|[.:]\Z")
 _ITEM = re.compile(r"[.:]?[^.:]+")
 
 
@@ -72,9 +70,9 @@ def validate_pattern(text: str) -> None:
 def _fault(text: str) -> str:
     if not text:
         return "is empty"
-    if empty := _EMPTY_SEGMENT.search(text):
+    if empty := re.search(r"^(?=[.:])|[.:](?=[.:])|[.:]\Z", text):
         return f"has an empty segment at character {empty.start() + 1}"
-    refused = _REFUSED_CHAR.search(text)
+    refused = re.search(rf"[{_REFUSED}*]", text)
     assert refused is not None, "a type without empty segments and refused characters is valid"
     return f"has {refused.group()!r} at character {refused.start() + 1}"
 

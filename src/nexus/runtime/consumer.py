@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
+
 from nexus.clock import Clock
 from nexus.core.lanes import Delivery
-from nexus.core.outcome import Ack, Cancelled, DeadLetter, Outcome, Park, RetryIn
+from nexus.core.outcome import ACK, Ack, Cancelled, DeadLetter, Outcome, Park, RetryIn
 from nexus.core.owner import Owner, take_over
 from nexus.core.parking import Claim, Fold
+from nexus.core.probation import Turn
 from nexus.errors import BackendError, CursorLost, UnknownOutcome
 from nexus.event import Event
+from nexus.runtime.history import Told, tell
 from nexus.runtime.journal import Journal, parking_spec, parking_topic, record_of
 from nexus.runtime.publisher import Publisher
 from nexus.runtime.subscription import Group
@@ -43,13 +46,14 @@ SETTLE_AFTER = 1_000
 """Completions after which cursors are stored before their time."""
 CHECKPOINT_AFTER = 4_096
 """Records in a parking partition after which finished ones are forgotten."""
+CARRY_BEHIND = 4 * CHECKPOINT_AFTER
+CARRY_LIMIT = 256
 _RETRY_S = 0.1
 _TAIL_EVENTS = 1_000
 _EVENT_OVERHEAD_BYTES = 1_024  # what Python keeps around an event's bytes
 
 
-@dataclasses.dataclass(slots=True)
-class Stats:
+class Stats(msgspec.Struct):
     """What a group did since it started, in events."""
 
     acked: int = 0
@@ -63,8 +67,7 @@ class Stats:
     returned_conflicts: int = 0
 
 
-@dataclasses.dataclass(eq=False, slots=True)
-class Partition:
+class Partition(msgspec.Struct, eq=False):
     """One owned partition, as the shell sees it."""
 
     topic: str
@@ -119,7 +122,7 @@ class Consumer:
         self._by_owner: dict[Owner, Partition] = {}
         self._again: list[Assigned] = []
         self._workers = Workers(self, group.workers)
-        self._alone = asyncio.Lock()
+        self._turn = Turn()
         self._wake = asyncio.Event()
         self._journal_wake = asyncio.Event()
         self._settle_wake = asyncio.Event()
@@ -127,6 +130,9 @@ class Consumer:
         self._changed = asyncio.Event()
         self._settling = asyncio.Lock()
         self._hungry = False
+        self._tail_parking = True
+        self._unsettled = False
+        self._watched = 0
         self._ended = 0
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -142,7 +148,9 @@ class Consumer:
         for topic in topics:
             await self._backend.ensure(parking_spec(topic, self.group.name, self.publisher.specs[topic].partitions))
         # Operators write their commands there, from any process.
-        self._unwatch = self._backend.watch([parking_topic(topic, self.group.name) for topic in topics], self._wake.set)
+        self._unwatch = self._backend.watch(
+            [parking_topic(topic, self.group.name) for topic in topics], self._parking_news
+        )
         start: Any = self.group.start
         self._member = await self._backend.claim(self.group.name, topics, self._member_name, self._wake.set, start)
         self._workers.start()
@@ -150,6 +158,10 @@ class Consumer:
         self.failed = loop.create_future()
         for task in (self._pump(), self._write_journal(), self._settle_by_time()):
             self._tasks.append(loop.create_task(self._guard(task)))
+
+    def _parking_news(self) -> None:
+        self._tail_parking = True
+        self._wake.set()
 
     async def _guard(self, work: Any) -> None:
         """Let nothing end silently: an error nobody planned stops the consumer and is told to whoever runs the bus."""
@@ -234,7 +246,9 @@ class Consumer:
                 case Assigned():
                     assigned.append(change)
                 case Revoking(topic, number, deadline_s):
-                    assigned = [a for a in assigned if (a.topic, a.partition) != (topic, number)]
+                    for one in [a for a in assigned if (a.topic, a.partition) == (topic, number)]:
+                        assigned.remove(one)
+                        await self._give_back(one)
                     partition = self._partitions.get((topic, number))
                     if partition is not None and not partition.releasing:
                         self._start_release(partition, min(deadline_s, self._drain_s))
@@ -243,6 +257,12 @@ class Consumer:
                     self._drop((topic, number), reason)
         if assigned:
             await self._take_over(assigned)
+
+    async def _give_back(self, one: Assigned) -> None:
+        """Release a partition that was not taken over yet, as it stands."""
+        assert self._member is not None
+        if one.cursor is not None:  # with none to store, the deadline releases it
+            await self._member.settle([Settlement(one.topic, one.partition, one.cursor, release=True)])
 
     def _start_release(self, partition: Partition, deadline_s: float) -> None:
         partition.releasing = True
@@ -262,7 +282,7 @@ class Consumer:
     def _forget_owner(self, partition: Partition, reason: str) -> None:
         owner, partition.owner = partition.owner, None
         if owner is not None:
-            owner.abandon(reason)
+            owner.abandon(reason, self.clock.now())
             self._by_owner.pop(owner, None)
             self._workers.interrupt(owner, reason)
 
@@ -319,7 +339,7 @@ class Consumer:
                 keep = first if first is None or first.epoch == 0 else cursor
                 again[id] = Assigned(*id, keep, ids[id].token)
                 continue
-            owner = Owner(cursor, state, fold, self.group.policy, self._workers.push)
+            owner = Owner(cursor, state, fold, self.group.policy, self._workers.push, self._turn)
             partition.owner = owner
             partition.trimmed_to = partition.checkpoint_at = state.place
             self._partitions[id] = partition
@@ -393,7 +413,9 @@ class Consumer:
             if count:
                 wants.append(Want(partition.topic, partition.number, owner.ledger.next, count))
         from_topic = len(wants)
-        wants += [Want(p.parking, p.number, p.owner.fold.place, _TAIL_EVENTS) for p in live if p.owner is not None]
+        if self._tail_parking:
+            self._tail_parking = False
+            wants += [Want(p.parking, p.number, p.owner.fold.place, _TAIL_EVENTS) for p in live if p.owner is not None]
         try:
             slices = await self._member.fetch(wants, max(size, 65_536))
         except BackendError as error:
@@ -406,7 +428,8 @@ class Consumer:
             more |= self._take_in(part, now)
         for part in slices[from_topic:]:
             self._tail(part, now)
-            more |= part.more
+            if part.more:
+                self._parking_news()
         return more and share > 0
 
     def _take_in(self, part: Slice, now: float) -> bool:
@@ -482,6 +505,22 @@ class Consumer:
     def ended(self, delivery: Delivery, outcome: Outcome | Cancelled) -> None:
         """Take an outcome in."""
         owner = delivery.lane.owner
+        if outcome is ACK:
+            self.stats.acked += 1
+            owner.ack(delivery, self.clock.now())
+        else:
+            self._count(delivery, outcome)
+            owner.end(delivery, outcome, self.clock.now())
+        if owner.has_records:
+            self._journal_wake.set()
+        elif owner.wake_at is not None:
+            self._wake.set()
+        self._note_progress(1)
+        if self._hungry and owner.queued_events * 2 <= self._prefetch_events:
+            self._hungry = False
+            self._wake.set()
+
+    def _count(self, delivery: Delivery, outcome: Outcome | Cancelled) -> None:
         stats = self.stats
         match outcome:
             case Ack():
@@ -494,26 +533,23 @@ class Consumer:
                 stats.dead += 1
                 log.warning(
                     "group %s: dead letter at position %d (%s): %s",
-                    self.group.name, delivery.position, reason, error.partition("\n")[0],
-                )  # fmt: skip
+                    self.group.name,
+                    delivery.position,
+                    reason,
+                    error.partition("\n")[0],
+                )
             case Cancelled():
                 stats.cancelled += 1
-        owner.end(delivery, outcome, self.clock.now())
-        if owner.has_records:
-            self._journal_wake.set()
-        elif owner.wake_at is not None:
-            self._wake.set()
-        self._note_progress(1)
-        if self._hungry and owner.queued_events * 2 <= self._prefetch_events:
-            self._hungry = False
-            self._wake.set()
 
     def _note_progress(self, count: int) -> None:
         self._ended += count
         if self._ended >= SETTLE_AFTER:
             self._settle_now.set()
-        self._settle_wake.set()
-        self._changed.set()
+        if not self._unsettled:
+            self._unsettled = True
+            self._settle_wake.set()
+        if self._watched:
+            self._changed.set()
 
     # ---- the journal ----------------------------------------------------------------------------------------------
 
@@ -594,6 +630,7 @@ class Consumer:
         while True:
             await self._settle_wake.wait()
             self._settle_wake.clear()
+            self._unsettled = False
             await self._wait(self._settle_now, self._settle_interval_s)
             self._settle_now.clear()
             await self._settle([p for p in self._partitions.values() if not p.releasing])
@@ -639,7 +676,28 @@ class Consumer:
                     await self._backend.trim(partition.parking, partition.number, owner.trim_below)
         if owner.fold.place - partition.checkpoint_at >= CHECKPOINT_AFTER and owner.request_checkpoint():
             partition.checkpoint_at = owner.fold.place
+            await self._carry_forward(partition, owner)
             self._journal_wake.set()
+
+    async def _carry_forward(self, partition: Partition, owner: Owner) -> None:
+        """Write old unfinished entries again at the end, so that they do not keep the whole parking topic."""
+        before = owner.fold.place - CARRY_BEHIND
+        stale = set(owner.stale(before, CARRY_LIMIT + 1))
+        if not stale or len(stale) > CARRY_LIMIT:  # so many dead letters are a topic worth keeping as it is
+            return
+        place, epoch, base = partition.trimmed_to, 0, 0
+        fold = Fold(place, epoch, base)
+        told: dict[Any, Told] = {}
+        records, _ = await self._journal.read(partition.parking, partition.number, place, before)
+        for stored in records:
+            record = record_of(stored)
+            fold.epoch = max(fold.epoch, getattr(record, "epoch", 0))
+            if fold.apply(stored.position, record):
+                with contextlib.suppress(KeyError):  # of an entry that was finished before this reading began
+                    tell(told, record, fold)
+        for key, position in stale & told.keys():
+            said = told[key, position]
+            owner.carry(key, position, said.event, said.edited, said.reason, said.history_lines())
 
     async def settle_before(self, delivery: Delivery) -> bool:
         """Make an attempt durable before its handler starts (probation); False if the partition is gone."""
@@ -651,11 +709,6 @@ class Consumer:
                 return owner is not None
             await asyncio.sleep(_RETRY_S)
         return False
-
-    @property
-    def alone(self) -> asyncio.Lock:
-        """Held while a delivery on probation runs: it may take the process down, and no neighbour with it."""
-        return self._alone
 
     # ---- giving back ----------------------------------------------------------------------------------------------
 
@@ -683,13 +736,17 @@ class Consumer:
     async def _until(self, condition: Callable[[], bool], budget_s: float) -> bool:
         """Wait for a condition that `_changed` announces; False if time is up."""
         deadline = self.clock.monotonic() + budget_s
-        while not condition():
-            left = deadline - self.clock.monotonic()
-            if left <= 0:
-                return False
-            self._changed.clear()
-            await self._wait(self._changed, left)
-        return True
+        self._watched += 1
+        try:
+            while not condition():
+                left = deadline - self.clock.monotonic()
+                if left <= 0:
+                    return False
+                self._changed.clear()
+                await self._wait(self._changed, left)
+            return True
+        finally:
+            self._watched -= 1
 
     def interrupt_all(self, reason: str) -> None:
         """Cancel what runs; its attempts are taken back."""

@@ -14,33 +14,15 @@ import msgspec
 
 from nexus.clock import Clock
 from nexus.core.envelope import check_json
-from nexus.core.parking import (
-    Carry,
-    Dead,
-    Discard,
-    Entry,
-    Failed,
-    Fold,
-    LaneKey,
-    Record,
-    Requeue,
-)
+from nexus.core.parking import Discard, Fold, LaneKey, Record, Requeue
 from nexus.errors import NexusError, UnknownGroup
 from nexus.event import Event, is_json
+from nexus.runtime.history import Attempt, Told, tell
 from nexus.runtime.journal import Journal, parking_topic, record_of
 from nexus.spi.backend import Backend, Want
 
 _READ_EVENTS = 2_000
 _READ_BYTES = 16 * 1024 * 1024
-
-
-class Attempt(msgspec.Struct, frozen=True):
-    """One failure of an event."""
-
-    attempt: int
-    at: float
-    """Seconds since 1970; 0 if unknown."""
-    error: str
 
 
 class DeadLetterInfo(msgspec.Struct, frozen=True):
@@ -75,19 +57,6 @@ class NotDead(NexusError):
     """There is no such dead letter (any more)."""
 
     code = "NXS-6001"
-
-
-class _Told:
-    """What the records say of one entry."""
-
-    __slots__ = ("died_at", "edited", "event", "history", "reason")
-
-    def __init__(self, event: Event[Any]) -> None:
-        self.event = event
-        self.edited: Event[Any] | None = None
-        self.reason = ""
-        self.died_at = 0.0
-        self.history: list[Attempt] = []
 
 
 class DeadLetters:
@@ -170,7 +139,7 @@ class DeadLetters:
     async def _read(self, group: str, topic: str, partition: int) -> Sequence[DeadLetterInfo]:
         parking = parking_topic(topic, group)
         fold = Fold()
-        told: dict[tuple[LaneKey, int], _Told] = {}
+        told: dict[tuple[LaneKey, int], Told] = {}
         place = 0
         while True:
             (part,) = await self._backend.read([Want(parking, partition, place, _READ_EVENTS)], _READ_BYTES)
@@ -179,7 +148,7 @@ class DeadLetters:
                 if place == 0 and not fold.keys and part.trimmed:
                     fold = Fold(stored.position, _epoch_of(record), 0)
                 if fold.apply(stored.position, record):
-                    _tell(told, record, fold)
+                    tell(told, record, fold)
                 place = stored.position + 1
             place = max(place, part.next)
             if not part.more:
@@ -214,37 +183,6 @@ class DeadLetters:
 def _epoch_of(record: Record) -> int:
     """The epoch in force where a trimmed parking topic begins: that of its first owner record."""
     return getattr(record, "epoch", 0)
-
-
-def _tell(told: dict[tuple[LaneKey, int], _Told], record: Record, fold: Fold) -> None:
-    """Note for people what a record that was taken says about its entry."""
-    match record:
-        case Entry():
-            said = told[record.key, record.position] = _Told(record.event)
-            if record.error or record.dead:
-                said.history.append(Attempt(record.attempts, record.at, record.error))
-            if record.dead:
-                said.reason, said.died_at = record.reason, record.at
-        case Carry():
-            said = told.setdefault((record.key, record.position), _Told(record.event))
-            said.edited = record.edited
-            if not said.history:
-                said.history = [msgspec.json.decode(line, type=Attempt) for line in record.history]
-                said.reason = record.reason
-        case Failed():
-            told[record.key, record.position].history.append(Attempt(record.attempt, record.at, record.error))
-        case Dead():
-            said = told[record.key, record.position]
-            said.history.append(
-                Attempt(fold.keys[record.key].touched[record.position].attempts, record.at, record.error)
-            )
-            said.reason, said.died_at = record.reason, record.at
-        case Requeue():
-            told[record.key, record.position].edited = record.event
-        case _:
-            known = fold.keys.get(getattr(record, "key", None))  # type: ignore[arg-type]
-            if known is None or (getattr(record, "position", 0) not in known.touched and known.finished):
-                told.pop((getattr(record, "key", 0), getattr(record, "position", 0)), None)
 
 
 def _key_of(letter: DeadLetterInfo) -> LaneKey:

@@ -15,11 +15,11 @@ from nexus.core.partition import partition_of, partition_of_keyless
 from nexus.core.pattern import Router
 from nexus.errors import Closed, IdConflict, InvalidEvent, Overloaded, PublishError, StoreFull
 from nexus.event import Event
-from nexus.spi.backend import Backend, Durability, TopicInfo, TopicSpec
+from nexus.spi.backend import Appended, Backend, Durability, TopicInfo, TopicSpec
 
 ENVELOPE_BYTES = 64 * 1024
 """Kept free below the backend's largest body, so that an event with its history can always be parked."""
-_YIELD_EVERY = 64
+_YIELD_EVERY = 128
 _FULL_RETRY_S = 0.05
 
 
@@ -101,10 +101,31 @@ class Publisher:
     async def publish(self, event: Event[Any]) -> Receipt:
         """Store one event. Raises `InvalidEvent`, `PublishError`, `Closed`, `BackendError`."""
         validate(event, self._max_body_bytes)
-        (receipt,) = await self._append_all([event])
-        if isinstance(receipt, PublishError):
-            raise receipt
-        return receipt
+        if self._closed:
+            raise _closed()
+        size = len(event.body)
+        if self._waiting or self._events >= self._queue_events or self._bytes >= self._queue_bytes:
+            await self._wait_for_room(1, size)
+        else:
+            self._events += 1
+            self._bytes += size
+        try:
+            self._since_yield += 1
+            if self._since_yield >= _YIELD_EVERY:
+                await self._yield()
+            spec = self.topic_of(event.type)
+            batch = [(self.partition(event, spec.partitions), event)]
+            try:
+                (place,) = await self._backend.append(spec.name, batch)
+            except StoreFull as full:
+                (place,) = await self._append_when_there_is_room(spec.name, batch, full)
+        finally:
+            self._left(1, size)
+        if isinstance(place, IdConflict):
+            raise place
+        return Receipt(
+            event.id, spec.name, place.partition, place.position, self._durability[spec.name], place.duplicate
+        )
 
     async def publish_many(self, events: Sequence[Event[Any]]) -> list[Receipt | PublishError]:
         """Store events: all are validated before any is stored, then each has an answer of its own, in order.
@@ -125,41 +146,31 @@ class Publisher:
 
     async def _append_all(self, events: Sequence[Event[Any]]) -> list[Receipt | PublishError]:
         if self._closed:
-            raise Closed("the bus is closed", hint="publish before it closes, or open another")
+            raise _closed()
         size = sum([len(event.body) for event in events])
-        if self._waiting or self._events >= self._queue_events or self._bytes >= self._queue_bytes:
-            await self._wait_for_room(len(events), size)
-        else:
-            self._events += len(events)
-            self._bytes += size
+        await self._wait_for_room(len(events), size)
         try:
+            await self._yield()
             return await self._append(events)
         finally:
-            self._events -= len(events)
-            self._bytes -= size
-            if self._waiting:
-                self._let_in()
-            elif not self._events:
-                self._drained.set()
+            self._left(len(events), size)
 
     async def _append(self, events: Sequence[Event[Any]]) -> list[Receipt | PublishError]:
-        self._since_yield += 1
-        if self._since_yield >= _YIELD_EVERY:  # a backend in memory never suspends: consumers must have their turn
-            self._since_yield = 0
-            await asyncio.sleep(0)
         by_topic: dict[str, tuple[TopicSpec, list[int]]] = {}
         for index, event in enumerate(events):
             spec = self.topic_of(event.type)
             by_topic.setdefault(spec.name, (spec, []))[1].append(index)
-        answers: list[Receipt | PublishError | None] = [None] * len(events)
+        answers: dict[int, Receipt | PublishError] = {}
         for topic, (spec, indexes) in by_topic.items():
             batch = [(self.partition(events[index], spec.partitions), events[index]) for index in indexes]
             durability = self._durability[topic]
             try:
-                places = await self._append_when_there_is_room(topic, batch)
+                try:
+                    places = await self._backend.append(topic, batch)
+                except StoreFull as full:
+                    places = await self._append_when_there_is_room(topic, batch, full)
             except PublishError as error:
-                for index in indexes:
-                    answers[index] = error
+                answers |= dict.fromkeys(indexes, error)
                 continue
             for index, place in zip(indexes, places, strict=True):
                 if isinstance(place, IdConflict):
@@ -168,24 +179,39 @@ class Publisher:
                     answers[index] = Receipt(
                         events[index].id, topic, place.partition, place.position, durability, place.duplicate
                     )
-        return answers  # type: ignore[return-value]
+        return [answers[index] for index in range(len(events))]
 
-    async def _append_when_there_is_room(self, topic: str, batch: list[tuple[int, Event[Any]]]) -> Any:
-        try:
-            return await self._backend.append(topic, batch)
-        except StoreFull as full:
-            deadline = self._clock.monotonic() + self._timeout_s
-            error = full
+    async def _yield(self) -> None:
+        """Let consumers have their turn: a backend in memory never suspends."""
+        self._since_yield = 0
+        await asyncio.sleep(0)
+
+    def _left(self, count: int, size: int) -> None:
+        self._events -= count
+        self._bytes -= size
+        if self._waiting:
+            self._let_in()
+        elif self._closed and not self._events:
+            self._drained.set()
+
+    async def _append_when_there_is_room(
+        self, topic: str, batch: list[tuple[int, Event[Any]]], full: StoreFull
+    ) -> list[Appended | IdConflict]:
+        deadline = self._clock.monotonic() + self._timeout_s
         while self._clock.monotonic() < deadline:
             await asyncio.sleep(_FULL_RETRY_S)
             try:
                 return await self._backend.append(topic, batch)
-            except StoreFull as full:
-                error = full
-        raise self._overloaded(f"the store stayed full for {self._timeout_s:g} s: {error.message}") from error
+            except StoreFull as again:
+                full = again
+        raise self._overloaded(f"the store stayed full for {self._timeout_s:g} s: {full.message}") from full
 
     async def _wait_for_room(self, count: int, size: int) -> None:
         """Wait in line until what is under way is below its bounds, at most for the publish timeout."""
+        if not self._waiting and self._events < self._queue_events and self._bytes < self._queue_bytes:
+            self._events += count
+            self._bytes += size
+            return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = (turn, count, size)
         self._waiting.append(entry)
@@ -224,3 +250,7 @@ class Publisher:
         self._drained.clear()
         if self._events:
             await self._drained.wait()
+
+
+def _closed() -> Closed:
+    return Closed("the bus is closed", hint="publish before it closes, or open another")

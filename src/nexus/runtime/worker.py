@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextvars
 import logging
 import random
 import traceback
 from collections import deque
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +19,13 @@ from nexus.core.outcome import ACK, CANCELLED, Ack, Cancelled, DeadLetter, Outco
 from nexus.errors import BackendError, HandlerError, IdConflict, PublishError
 from nexus.event import Event
 from nexus.runtime.binding import Context
-from nexus.runtime.processes import ProcessPool
 from nexus.runtime.subscription import Subscription, returned_events
 
 if TYPE_CHECKING:
+    import concurrent.futures
+
     from nexus.runtime.consumer import Consumer
+    from nexus.runtime.processes import ProcessPool
 
 log = logging.getLogger("nexus.delivery")
 
@@ -31,6 +33,7 @@ INTERRUPTED_LIMIT = 6
 """Attempts beyond the policy's that may end without an outcome, before the event is given up (rule 13)."""
 ERROR_LIMIT_CHARS = 4_000
 _TURN_S = 0.005  # a worker whose handlers never wait gives the loop back at least this often
+TIME_LIMIT = "time limit"
 current_event: contextvars.ContextVar[Event[Any] | None] = contextvars.ContextVar("nexus_event", default=None)
 
 
@@ -47,7 +50,7 @@ class Workers:
         self.ready = ReadyQueue()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._tasks: list[asyncio.Task[None]] = []
-        self._running: dict[asyncio.Task[None], _Run] = {}
+        self._runs: list[_Run] = []
         self._threads: concurrent.futures.ThreadPoolExecutor | None = None
         self._processes: ProcessPool | None = None
         self._watch: asyncio.TimerHandle | None = None
@@ -67,64 +70,46 @@ class Workers:
 
     async def _work(self) -> None:
         consumer = self._consumer
-        clock = consumer.clock
+        now = consumer.clock.now
         ready = self.ready
         task = asyncio.current_task()
         assert task is not None
-        turn_began = clock.monotonic()
+        run = _Run(task)
+        self._runs.append(run)
+        turn_ends = now() + _TURN_S
         while True:
             if not ready:
                 waiter = asyncio.get_running_loop().create_future()
                 self._idle.append(waiter)
                 await waiter
-                turn_began = clock.monotonic()
+                turn_ends = now() + _TURN_S
                 continue
             lane = ready.pop()
-            delivery = lane.owner.begin(lane, clock.now())
+            began = now()
+            delivery = lane.owner.begin(lane, began)
             if delivery is not None:
-                run = self._running[task] = _Run(task, [delivery])
-                try:
-                    await self._deliver(run, delivery)
-                finally:
-                    del self._running[task]
-            if clock.monotonic() - turn_began >= _TURN_S:
+                await self._deliver(run, delivery, began)
+            if began > turn_ends:
                 await asyncio.sleep(0)
-                turn_began = clock.monotonic()
+                turn_ends = now() + _TURN_S
 
-    async def _deliver(self, run: _Run, delivery: Delivery) -> None:
+    async def _deliver(self, run: _Run, delivery: Delivery, now: float) -> None:
         """See one delivery, or a batch that it begins, through to its outcome."""
-        if not delivery.lane.owner.on_probation:
-            await self._deliver_now(run, delivery)
-            return
+        run.delivery = delivery
         try:
-            await self._consumer.alone.acquire()
-        except asyncio.CancelledError:
-            self._finish(delivery, CANCELLED)
-            if not run.interrupted:
-                raise
-            run.task.uncancel()
-            return
-        try:
-            await self._deliver_now(run, delivery)
-        finally:
-            self._consumer.alone.release()
-
-    async def _deliver_now(self, run: _Run, delivery: Delivery) -> None:
-        consumer = self._consumer
-        owner = delivery.lane.owner
-        try:
-            if delivery.event is None:
-                delivery.event = await consumer.load(delivery)
+            owner = delivery.lane.owner
             event = delivery.event
-            route: Subscription | None = delivery.route or consumer.group.route(event)
+            if event is None:
+                event = delivery.event = await self._consumer.load(delivery)
+            route: Subscription | None = delivery.route or self._consumer.group.route(event)
             if route is None:
                 outcome: Outcome | Cancelled = ACK  # parked once, and no handler wants it any more
-            elif event.expirytime is not None and event.expirytime.timestamp() <= consumer.clock.now():
-                consumer.stats.expired += 1
+            elif event.expirytime is not None and event.expirytime.timestamp() <= now:
+                self._consumer.stats.expired += 1
                 outcome = ACK
-            elif delivery.attempt > route.retry.max_attempts + INTERRUPTED_LIMIT:
+            elif delivery.attempt > 1 and delivery.attempt > route.retry.max_attempts + INTERRUPTED_LIMIT:
                 outcome = DeadLetter("interrupted", f"{delivery.attempt - 1} attempts ended without an outcome")
-            elif owner.on_probation and not delivery.parked and not await consumer.settle_before(delivery):
+            elif owner.on_probation and not delivery.parked and not await self._consumer.settle_before(delivery):
                 outcome = CANCELLED
             elif route.binding.batch:
                 await self._deliver_batch(run, delivery, route)
@@ -132,28 +117,29 @@ class Workers:
             else:
                 outcome = await self._call(run, route, delivery, event)
         except asyncio.CancelledError:
-            self._finish(delivery, CANCELLED)
-            if not run.interrupted:
-                raise
-            run.task.uncancel()
+            self._consumer.ended(delivery, CANCELLED)
+            run.forgive()
             return
         except BackendError as error:  # the parked event could not be read: nothing was tried
-            log.warning("group %s: %s", consumer.group.name, error)
+            log.warning("group %s: %s", self._consumer.group.name, error)
             outcome = RetryIn(1.0, str(error))
-        self._finish(delivery, outcome)
-
-    def _finish(self, delivery: Delivery, outcome: Outcome | Cancelled) -> None:
+        finally:
+            run.delivery = None
         self._consumer.ended(delivery, outcome)
 
     async def _call(self, run: _Run, route: Subscription, delivery: Delivery, event: Event[Any]) -> Outcome | Cancelled:
         """Call a handler with one event; whatever happens is an outcome."""
+        binding = route.binding
         try:
-            arguments = route.binding.arguments(event, lambda: self._context(delivery))
+            arguments = binding.arguments(event, lambda: self._context(delivery))
         except (msgspec.MsgspecError, ValueError, TypeError) as error:
             return DeadLetter("undecodable", describe(error))  # no retry can make the bytes fit
         current_event.set(event)
         try:
-            result = await self._invoke(run, route, arguments)
+            if binding.run_in == "loop" and route.timeout_s is None:
+                result = await binding.handler(*arguments)
+            else:
+                result = await self._invoke(run, route, arguments)
             if result is None:
                 return ACK
             if isinstance(result, Ack | RetryIn | Park | DeadLetter):
@@ -161,15 +147,12 @@ class Workers:
             await self._publish_returned(result, route, event)
             return ACK
         except asyncio.CancelledError:
-            if run.interrupted != "time limit":
+            if run.interrupted != TIME_LIMIT:
                 raise
-            run.task.uncancel()
-            run.interrupted = ""
+            run.forgive()
             return self._failed(route, delivery, HandlerTimeout(f"longer than {route.timeout_s:g} s"))
         except Exception as failure:
             return self._failed(route, delivery, failure)
-        finally:
-            current_event.set(None)
 
     async def _invoke(self, run: _Run, route: Subscription, arguments: tuple[Any, ...]) -> Any:
         binding = route.binding
@@ -181,9 +164,13 @@ class Workers:
                 return await binding.handler(*arguments)
             if binding.run_in == "process":
                 if self._processes is None:
+                    from nexus.runtime.processes import ProcessPool  # most programs never need it
+
                     self._processes = ProcessPool(self._count)
                 return await self._processes.run(binding.handler, arguments)
             if self._threads is None:
+                import concurrent.futures.thread
+
                 self._threads = concurrent.futures.ThreadPoolExecutor(self._count, f"nexus-{self._consumer.group.name}")
             run.cancellable = False  # a thread cannot be stopped: its lane stays taken until it returns
             work = contextvars.copy_context().run
@@ -201,7 +188,6 @@ class Workers:
             except asyncio.CancelledError:
                 if call.done():
                     raise
-                run.hard_cancelled = True
                 await asyncio.wait([call])
                 raise
 
@@ -263,17 +249,16 @@ class Workers:
                 batch.append(delivery)
         for lane in others:
             self.ready.push(lane)
-        run.deliveries = batch
+        run.batch = batch
         outcomes: list[Outcome | Cancelled] = [CANCELLED] * len(batch)
         try:
             outcomes = await self._call_batch(run, route, batch)
         except asyncio.CancelledError:
-            if not run.interrupted:
-                raise
-            run.task.uncancel()
+            run.forgive()
         finally:
+            run.batch = ()
             for delivery, outcome in zip(batch, outcomes, strict=True):
-                self._finish(delivery, outcome)
+                self._consumer.ended(delivery, outcome)
 
     async def _call_batch(self, run: _Run, route: Subscription, batch: list[Delivery]) -> list[Outcome | Cancelled]:
         outcomes: list[Outcome | Cancelled] = [ACK] * len(batch)
@@ -294,10 +279,9 @@ class Workers:
             for index, outcome in zip(good, _batch_outcomes(result, len(good), route), strict=True):
                 outcomes[index] = outcome
         except asyncio.CancelledError:
-            if run.interrupted != "time limit":
+            if run.interrupted != TIME_LIMIT:
                 raise
-            run.task.uncancel()
-            run.interrupted = ""
+            run.forgive()
             failure: Exception = HandlerTimeout(f"longer than {route.timeout_s:g} s")
         except Exception as raised:
             failure = raised
@@ -318,13 +302,13 @@ class Workers:
         self._watch = None
         now = self._consumer.clock.monotonic()
         waiting = False
-        for run in self._running.values():
+        for run in self._runs:
             if run.deadline is None:
                 continue
             if run.deadline > now:
                 waiting = True
             elif run.cancellable:
-                run.interrupt("time limit")
+                run.interrupt(TIME_LIMIT)
             else:
                 run.deadline = None
                 log.warning(
@@ -335,8 +319,8 @@ class Workers:
 
     def interrupt(self, owner: object, reason: str) -> None:
         """Cancel the handlers of one owner's deliveries; those in threads go on until they return."""
-        for run in self._running.values():
-            if any(delivery.lane.owner is owner for delivery in run.deliveries) and run.cancellable:
+        for run in self._runs:
+            if run.cancellable and run.works_for(owner):
                 run.interrupt(reason)
 
     async def close(self) -> None:
@@ -355,20 +339,32 @@ class Workers:
 class _Run:
     """What one worker is doing."""
 
-    __slots__ = ("cancellable", "deadline", "deliveries", "hard_cancelled", "interrupted", "task")
+    __slots__ = ("batch", "cancellable", "deadline", "delivery", "interrupted", "task")
 
-    def __init__(self, task: asyncio.Task[None], deliveries: list[Delivery]) -> None:
+    def __init__(self, task: asyncio.Task[None]) -> None:
         self.task = task
-        self.deliveries = deliveries
+        self.delivery: Delivery | None = None
+        self.batch: Sequence[Delivery] = ()
         self.deadline: float | None = None
         self.cancellable = True
-        self.hard_cancelled = False
         self.interrupted = ""
+        """Why the handler was cancelled by the bus; empty if somebody else cancels the worker itself."""
+
+    def works_for(self, owner: object) -> bool:
+        one = self.delivery
+        return (one is not None and one.lane.owner is owner) or any(d.lane.owner is owner for d in self.batch)
 
     def interrupt(self, reason: str) -> None:
         if not self.interrupted:
             self.interrupted = reason
             self.task.cancel()
+
+    def forgive(self) -> None:
+        """Go on after a cancellation that was meant for the handler; raise it again if it was meant for the worker."""
+        if not self.interrupted:
+            raise
+        self.interrupted = ""
+        self.task.uncancel()
 
 
 def describe(failure: BaseException) -> str:

@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from nexus.clock import Clock
+from nexus.clock import SYSTEM_CLOCK, Clock
+from nexus.plugins import make_backend
 from nexus.spi.backend import Assigned, Backend, Change, Lost, Revoking, Settled, Settlement
-from nexus.testing.backends import make_backend
 
 _KINDS: dict[str, type[Change]] = {kind.__name__: kind for kind in (Assigned, Revoking, Lost)}
 HEARD_LIMIT = 4_096
@@ -133,7 +133,7 @@ class _Process(Stranger):
 
 
 async def _main(url: str, group: str, member: str, start: str, *topics: str) -> None:
-    backend: Backend = make_backend(url)
+    backend: Backend = make_backend(url, SYSTEM_CLOCK)
     await backend.open()
     news = asyncio.Event()
     joined = await backend.claim(group, topics, member, news.set, "earliest" if start == "earliest" else "latest")

@@ -64,14 +64,23 @@ class Compiler:
         self.text = text
         self.needs_data = False
 
-    def compile(self, node: Node) -> Step:
-        """Make the step of the whole filter."""
+    def compile(self, node: Node) -> Callable[[Event[Any]], bool]:
+        """Make the function that answers the whole filter for an event; no answer is false."""
         never_a_truth = isinstance(node, parser.ListOf | parser.MapOf) or (
             isinstance(node, parser.Constant) and not isinstance(node.value, bool)
         )
         if never_a_truth or (isinstance(node, parser.Binary) and node.operator in values.ARITHMETIC):
             raise self.fault(node, "a filter answers true or false; this is never either", "compare it with something")
-        return self.step(node, 1)
+        whole = self.step(node, 1)
+
+        def answer(event: Event[Any]) -> bool:
+            try:
+                return whole(Scope(event)) is True
+            # Data of a foreign producer may be nested deeper than Python recurses.
+            except (NoAnswer, RecursionError):
+                return False
+
+        return answer
 
     def fault(self, node: Node, message: str, hint: str | None = None) -> FilterError:
         return problem(self.text, node.at, message, hint)

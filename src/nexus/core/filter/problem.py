@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 from nexus.errors import FilterError
 
@@ -22,4 +21,6 @@ def problem(text: str, at: int, message: str, hint: str | None = None) -> Filter
 
 def near(name: str, known: Iterable[str]) -> str | None:
     """Return the one of ``known`` that ``name`` was probably meant to be."""
+    from difflib import get_close_matches  # only a fault needs it, not every start
+
     return next(iter(get_close_matches(name.lower(), known, n=1, cutoff=0.7)), None)

@@ -21,6 +21,7 @@ from uuid import uuid4
 from nexus.clock import SYSTEM_CLOCK, Clock
 from nexus.errors import IdConflict
 from nexus.event import Event
+from nexus.plugins import make_backend
 from nexus.spi.backend import (
     Appended,
     Assigned,
@@ -35,7 +36,6 @@ from nexus.spi.backend import (
     TopicSpec,
     Want,
 )
-from nexus.testing.backends import make_backend
 from nexus.testing.clock import make_virtual, virtual_loop
 from nexus.testing.stranger import Stranger
 
@@ -113,6 +113,10 @@ class World:
         self._stack.push_async_callback(backend.close)
         return backend
 
+    def at_end(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Have something done when the case is over, the latest first."""
+        self._stack.push_async_callback(work)
+
     def name(self, base: str) -> str:
         """A name that no other case uses, also if the store outlives the case."""
         return f"{base}-{self._suffix}"
@@ -174,11 +178,11 @@ class Party:
         self.owned: dict[tuple[str, int], Assigned] = {}
         self.wakes = 0
         self._world = world
-        self._news = asyncio.Event()
+        self.news = asyncio.Event()
 
     def wake(self) -> None:
         self.wakes += 1
-        self._news.set()
+        self.news.set()
 
     def listen(self) -> None:
         """Take the changes that there are."""
@@ -193,11 +197,11 @@ class Party:
         """Wait for changes until something holds. Only a wake makes it look again, so a missing wake fails."""
         async with asyncio.timeout(within_s + self._world.slack_s):
             while True:
-                self._news.clear()
+                self.news.clear()
                 self.listen()
                 if holds(self):
                     return
-                await self._news.wait()
+                await self.news.wait()
 
     async def owns(self, count: int, within_s: float = DEAD_S) -> None:
         await self.until(lambda party: len(party.owned) == count, within_s)
@@ -269,23 +273,30 @@ def start_of(assigned: Assigned) -> Cursor:
     return assigned.cursor
 
 
-async def settle_down(parties: list[Party]) -> None:
-    """Release what is revoked until everybody owns a fair share."""
+async def settle_down(parties: Sequence[Party], partitions: int) -> None:
+    """Release what is revoked until all partitions are owned and shared evenly. Only wakes make it look again."""
     async with asyncio.timeout(20):
         while True:
             quiet = True
             for party in parties:
+                party.news.clear()
                 party.listen()
                 for change in party.heard:
                     if isinstance(change, Revoking) and (change.topic, change.partition) in party.owned:
                         quiet = False
-                        cursor = start_of(party.owned[change.topic, change.partition])
-                        await party.release(change, cursor)
+                        await party.release(change, start_of(party.owned[change.topic, change.partition]))
                 party.heard.clear()
             counts = [len(party.owned) for party in parties]
-            if quiet and max(counts) - min(counts) <= 1:
+            if not quiet:
+                continue
+            if sum(counts) == partitions and max(counts) - min(counts) <= 1:
                 return
-            await asyncio.sleep(0.005)
+            waiting = [asyncio.create_task(party.news.wait()) for party in parties]
+            try:
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in waiting:
+                    task.cancel()
 
 
 async def within(seconds: float, world: World, awaitable: Awaitable[A]) -> A:

@@ -123,7 +123,7 @@ def test_members_share_evenly(nexus_backend_url: str, members: int, partitions: 
     async def run(world: World) -> None:
         topic, group = await world.topic(partitions=partitions), world.name("group")
         parties = [await world.join(group, [topic], f"member-{number}") for number in range(members)]
-        await settle_down(parties)
+        await settle_down(parties, partitions)
         counts = sorted(len(party.owned) for party in parties)
         assert sum(counts) == partitions
         assert counts[-1] - counts[0] <= 1
@@ -135,15 +135,31 @@ def test_members_share_evenly(nexus_backend_url: str, members: int, partitions: 
 async def test_members_of_several_backends_share_evenly(world: World) -> None:
     topic, group = await world.topic(partitions=6), world.name("group")
     parties = [await world.join(group, [topic], f"member-{number}", backend=await world.open()) for number in range(3)]
-    await settle_down(parties)
+    await settle_down(parties, 6)
     assert [len(party.owned) for party in parties] == [2, 2, 2]
+
+
+@case
+async def test_members_that_join_together_have_shared_within_a_second_of_letting_go(world: World) -> None:
+    topic = await world.topic(partitions=12)
+    backends = [await world.open() for _ in range(3)]
+    for turn in range(5):
+        group = world.name(f"group-{turn}")
+        parties = await asyncio.gather(
+            *(
+                world.join(group, [topic], f"member-{number}", backend=backend)
+                for number, backend in enumerate(backends)
+            )
+        )
+        await within(DEAD_S, world, settle_down(parties, 12))
+        assert [len(party.owned) for party in parties] == [4, 4, 4]
 
 
 @case
 async def test_a_group_may_be_on_several_topics(world: World) -> None:
     first, second, group = await world.topic("a", 4), await world.topic("b", 2), world.name("group")
     parties = [await world.join(group, [first, second], name) for name in ("one", "two")]
-    await settle_down(parties)
+    await settle_down(parties, 6)
     assert [len(party.owned) for party in parties] == [3, 3]
 
 
@@ -217,7 +233,7 @@ async def test_who_leaves_hands_everything_over(world: World) -> None:
     topic, group = await world.topic(partitions=4), world.name("group")
     one = await world.join(group, [topic], "one", backend=await world.open())
     two = await world.join(group, [topic], "two")
-    await settle_down([one, two])
+    await settle_down([one, two], 4)
     for _, partition in one.owned:
         assert await one.settle(topic, partition, 3, 3) == "ok"
     moved = list(one.owned)

@@ -1,0 +1,174 @@
+"""Laws of the fold: what is sent twice, comes late or is stale changes nothing."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nexus.core.parking import (
+    Carry,
+    Checkpoint,
+    Claim,
+    Dead,
+    Discard,
+    Done,
+    Entry,
+    Failed,
+    Fold,
+    Record,
+    Requeue,
+    Start,
+    Unstart,
+    decode_record,
+    encode_record,
+    key_state,
+)
+from nexus.event import Event
+
+from ..delivery.world import view
+
+KEYS: list[Any] = [(None, "a"), ("t", "a"), 7]
+
+
+def event(position: int) -> Event[Any]:
+    return Event(str(position), "/s", "t", datetime(2013, 1, 1, tzinfo=UTC))
+
+
+def records() -> st.SearchStrategy[Record]:
+    epoch, key, position = st.integers(1, 3), st.sampled_from(KEYS), st.integers(0, 6)
+    round, attempt = st.integers(0, 2), st.integers(1, 3)
+    return st.one_of(
+        st.builds(Claim, epoch, st.just("m")),
+        st.builds(Entry, epoch, key, position, position.map(event), st.booleans(), st.integers(0, 2)),
+        st.builds(Start, epoch, key, position, round, attempt),
+        st.builds(Unstart, epoch, key, position, round, attempt),
+        st.builds(Failed, epoch, key, position, round, attempt, st.just(5.0)),
+        st.builds(Done, epoch, key, position, round),
+        st.builds(Dead, epoch, key, position, round, st.just("r")),
+        st.builds(Requeue, key, position, round),
+        st.builds(Discard, key, position, round),
+        st.builds(Checkpoint, epoch, st.integers(0, 4)),
+    )
+
+
+def folded(history: list[Record]) -> Fold:
+    fold = Fold()
+    for place, record in enumerate(history):
+        fold.apply(place, record)
+    return fold
+
+
+def state(fold: Fold) -> Any:
+    return fold.epoch, fold.base, view(fold), {key: known.floor for key, known in fold.keys.items()}, fold.unfinished
+
+
+@given(st.lists(records(), max_size=40), st.data())
+def test_a_record_sent_twice_in_a_row_counts_once(history: list[Record], data: st.DataObject) -> None:
+    if not history:
+        return
+    index = data.draw(st.integers(0, len(history) - 1))
+    if isinstance(history[index], Unstart | Failed):
+        return  # a copy right behind: Unstart names the attempt, which it has just taken back
+    twice = [*history[: index + 1], history[index], *history[index + 1 :]]
+    assert state(folded(twice)) == state(folded(history))
+
+
+@given(st.lists(records(), max_size=40), records())
+def test_a_record_of_an_older_epoch_changes_nothing(history: list[Record], late: Record) -> None:
+    fold = folded(history)
+    fold.apply(len(history), Claim(9, "new"))
+    before = state(fold)
+    if not isinstance(late, Requeue | Discard):
+        assert not fold.apply(fold.place, late)
+        assert state(fold) == before
+
+
+@given(st.lists(records(), max_size=60))
+def test_counts_agree_with_what_is_kept(history: list[Record]) -> None:
+    fold = folded(history)
+    assert fold.unfinished == sum(known.open_count + len(known.dead) for known in fold.keys.values())
+    for known in fold.keys.values():
+        opens = list(known.opens())
+        assert opens == sorted(opens)
+        assert known.lowest_open == (opens[0] if opens else None)
+        assert known.finished == (not opens and not known.dead)
+        assert {position for position, _ in known.since()} == {*opens, *known.dead}
+
+
+@given(st.lists(records(), max_size=60))
+def test_a_reader_that_begins_at_the_checkpoint_sees_the_same(history: list[Record]) -> None:
+    fold = folded(history)
+    place, epoch, base = fold.checkpoint()
+    later = Fold(place, epoch, base)
+    for at in range(place, len(history)):
+        later.apply(at, history[at])
+    assert later.epoch == fold.epoch
+    assert view(later) == view(fold)
+    for key, known in fold.keys.items():
+        if known.floor >= fold.base:
+            assert later.floor(key) == known.floor
+
+
+@given(records())
+def test_records_are_read_as_written(record: Record) -> None:
+    assert decode_record(encode_record(record)) == record
+
+
+def test_a_million_followers_cost_16_bytes_each() -> None:
+    fold = folded([Claim(1, "m"), Entry(1, (None, "k"), 0, event(0), dead=True)])
+    one = event(1)
+    for position in range(1, 100_001):
+        fold.apply(position + 1, Entry(1, (None, "k"), position, one))
+    known = fold.keys[None, "k"]
+    assert len(known._waiting) * known._waiting.itemsize + len(known._places) * 8 == 16 * 100_000
+    assert len(known.touched) == 1
+    assert key_state(known, dead_blocks=True) == "blocked"
+    fold.apply(200_000, Discard((None, "k"), 0, 1))
+    for position in range(1, 60_001):
+        fold.apply(200_000 + position, Done(1, (None, "k"), position, 0))
+    assert len(known._waiting) < 60_000, "what ran is given back"
+    assert known.lowest_open == 60_001
+
+
+def test_an_entry_in_the_middle_can_be_touched() -> None:
+    fold = folded([Claim(1, "m"), *(Entry(1, 7, position, event(position)) for position in (1, 2, 3))])
+    assert fold.apply(9, Start(1, 7, 2, 0, 1))
+    assert list(fold.keys[7].opens()) == [1, 2, 3]
+    assert fold.keys[7].place(2) == 2
+    assert fold.keys[7].place(3) == 3
+    assert not fold.apply(10, Start(1, 7, 9, 0, 1))
+
+
+def test_an_edited_requeue_names_the_record_that_holds_the_edit() -> None:
+    fold = folded([Claim(1, "m"), Entry(1, 7, 1, event(1), dead=True), Requeue(7, 1, 1, "me", event(2))])
+    assert fold.keys[7].touched[1].place == 2
+    assert fold.checkpoint()[0] == 1, "the original is still needed"
+
+
+def carried(history: list[Record], *, seen: int, dead: bool = True) -> Record:
+    return Carry(1, 7, 1, event(1), None, dead, 1, 1, 0.0, seen)
+
+
+def test_a_carried_entry_lets_the_start_be_trimmed() -> None:
+    history: list[Record] = [Claim(1, "m"), Entry(1, 7, 1, event(1), dead=True, attempts=1)]
+    fold = folded(history)
+    assert fold.apply(2, carried(history, seen=2))
+    fold.apply(3, Checkpoint(1, 5))
+    assert fold.checkpoint()[0] == 2
+    later = Fold(*fold.checkpoint())
+    assert later.apply(2, carried(history, seen=2))
+    assert view(later) == view(fold)
+
+
+def test_a_command_between_the_writing_and_the_landing_of_a_carry_wins_for_every_reader() -> None:
+    history: list[Record] = [Claim(1, "m"), Entry(1, 7, 1, event(1), dead=True, attempts=1), Discard(7, 1, 1)]
+    whole = folded(history)
+    assert not whole.apply(3, carried(history, seen=2))
+    later = Fold(2, 1, 0)
+    later.apply(2, history[2])
+    assert not later.apply(3, carried(history, seen=2))
+    requeued = folded([*history[:2], Requeue(7, 1, 1)])
+    assert not requeued.apply(3, carried(history, seen=2))
