@@ -13,7 +13,6 @@ from nexus.spi.backend import Assigned, Cursor, Lost, Revoking, Settlement
 from nexus.testing.conformance._world import (
     DEAD_S,
     FROZEN_S,
-    WAKE_S,
     Party,
     World,
     case,
@@ -293,13 +292,13 @@ async def test_the_partitions_of_a_frozen_process_move_and_its_settles_are_fence
     stranger = await world.stranger(group, [topic])
     (assigned,) = await _heard(world, stranger, Assigned, 1)
     party = await world.join(group, [topic], "heir")
-    stranger.freeze()
+    await world.freeze(stranger)
     await party.owns(1, within_s=FROZEN_S)
     epoch = start_of(assigned).epoch + 1
     assert await party.settle(topic, 0, epoch, 5) == "ok"
     stranger.thaw()
     late = Settlement(topic, 0, Cursor(99, 99, "late"))
-    assert await within(WAKE_S, world, stranger.settle(late)) == "fenced"
+    assert await within(10 * DEAD_S, world, stranger.settle(late)) == "fenced"
     lost = await _heard(world, stranger, Lost, 1)
     assert (lost[0].topic, lost[0].partition) == (topic, 0)
     assert await settled_low(world.backend, group, topic, 0) == 5
