@@ -9,7 +9,7 @@ from typing import TypeVar
 import pytest
 
 from nexus.errors import UnknownTopic
-from nexus.spi.backend import Assigned, Cursor, Lost, Revoking, Settlement
+from nexus.spi.backend import Assigned, Backend, Cursor, Lost, Revoking, Settlement
 from nexus.testing.conformance._world import (
     DEAD_S,
     FROZEN_S,
@@ -152,6 +152,31 @@ async def test_members_that_join_together_have_shared_within_a_second_of_letting
         )
         await within(DEAD_S, world, settle_down(parties, 12))
         assert [len(party.owned) for party in parties] == [4, 4, 4]
+
+
+@case
+async def test_members_hear_of_what_they_get_also_while_they_write(world: World) -> None:
+    topic, other = await world.topic(partitions=12), await world.topic("other", 1)
+    backends = [await world.open() for _ in range(3)]
+    busy = True
+
+    async def write(backend: Backend) -> None:
+        while busy:
+            await backend.append(other, [(0, world.event())])
+            await asyncio.sleep(0.001)
+
+    writing = [asyncio.create_task(write(backend)) for backend in backends]
+    try:
+        for turn in range(10):
+            group = world.name(f"group-{turn}")
+            parties = [
+                await world.join(group, [topic], f"member-{number}", backend=backend)
+                for number, backend in enumerate(backends)
+            ]
+            await within(DEAD_S, world, settle_down(parties, 12))
+    finally:
+        busy = False
+        await asyncio.gather(*writing)
 
 
 @case
