@@ -507,10 +507,17 @@ class Consumer:
         owner = delivery.lane.owner
         if outcome is ACK:
             self.stats.acked += 1
-            owner.ack(delivery, self.clock.now())
+            if owner.ack(delivery):
+                self._ended += 1
+                if self._ended >= SETTLE_AFTER or not self._unsettled or self._watched:
+                    self._note_progress(0)
+                if self._hungry and owner.queued_events * 2 <= self._prefetch_events:
+                    self._hungry = False
+                    self._wake.set()
+                return
         else:
             self._count(delivery, outcome)
-            owner.end(delivery, outcome, self.clock.now())
+        owner.end(delivery, outcome, self.clock.now())
         if owner.has_records:
             self._journal_wake.set()
         elif owner.wake_at is not None:
