@@ -213,6 +213,9 @@ async def test_two_stores_of_one_process_share_and_hear_of_each_other(tmp_path: 
         await other.append("orders", [(partition, event("a"))])
         assert await until(lambda: one.woken > woken) < 0.25 + SLACK_S
         assert len((await one.member.fetch([Want("orders", partition, 0, 9)], 1_000))[0].events) == 1
+        for n in range(50):  # what was appended there is read here at once, without a turn of the loop in between
+            await other.append("orders", [(partition, event(n))])
+            assert (await store.read([Want("orders", partition, n + 1, 9)], 1_000))[0].next == n + 2
         await two.member.leave()
         await two.member.leave()
         await until(lambda: len(one.of(Assigned)) == 6)
