@@ -132,12 +132,15 @@ class Writer:
         while True:
             batch, nudged = self._take(look_at)
             if batch:
-                self.transact(batch)
+                try:
+                    self.transact(batch)
+                except Exception as error:  # not even the failure could be dealt with; somebody must still be told
+                    self._answer_failed(batch, translate(error, self.store.path), unknown=True)
             elif self._stopping and self._queue.empty():
                 return
             if nudged or time.monotonic() >= look_at:
                 look_at = time.monotonic() + TICK_S
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(Exception):  # what could not be done now is due again in the next round
                     self.housekeeping(self._others_wrote())
 
     def _take(self, look_at: float) -> tuple[list[Request], bool]:
