@@ -59,6 +59,7 @@ class FaultyVfs(apsw.VFS):
         super().__init__(name, "")
 
     def xOpen(self, name: Any, flags: list[int]) -> FaultyFile:  # noqa: N802
+        self.disk.touch("open", "")
         return FaultyFile(self.disk, name, flags)
 
 

@@ -213,9 +213,26 @@ async def test_two_stores_of_one_process_share_and_hear_of_each_other(tmp_path: 
         await other.append("orders", [(partition, event("a"))])
         assert await until(lambda: one.woken > woken) < 0.25 + SLACK_S
         assert len((await one.member.fetch([Want("orders", partition, 0, 9)], 1_000))[0].events) == 1
+        for n in range(50):  # what was appended there is read here at once, without a turn of the loop in between
+            await other.append("orders", [(partition, event(n))])
+            assert (await store.read([Want("orders", partition, n + 1, 9)], 1_000))[0].next == n + 2
         await two.member.leave()
         await two.member.leave()
         await until(lambda: len(one.of(Assigned)) == 6)
+
+
+async def test_a_change_by_others_that_a_transaction_met_first_is_still_told(tmp_path: Path) -> None:
+    path = tmp_path / "bus.db"
+    async with opened(path, TopicSpec("orders", 4)) as store, opened(path) as other:
+        seen = Seen()
+        seen.member = await store.claim("g", ["orders"], "one", seen.wake, "earliest")
+        seen.look()
+        store._writer.nudge = lambda: None  # type: ignore[method-assign]  # as if the datagram came late
+        second = await other.claim("g", ["orders"], "two", lambda: None, "earliest")
+        # This one's own transaction is the first to see that the file changed.
+        await store.append("orders", [(0, event("a"))])
+        assert await until(lambda: len(seen.of(Revoking)) == 2) < 0.25 + SLACK_S
+        await second.leave()
 
 
 async def test_what_is_not_released_in_time_is_taken(tmp_path: Path) -> None:

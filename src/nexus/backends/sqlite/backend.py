@@ -292,6 +292,7 @@ class SqliteBackend:
         """See `nexus.spi.backend.Backend.read`."""
         if self.closed:
             raise Closed("the store is not open")
+        self._news.poll(self._on_news)
         slices: list[Slice | None] = []
         missing: list[int] = []
         for number, want in enumerate(wants):
