@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from nexus.clock import Clock
@@ -33,6 +34,8 @@ log = logging.getLogger("nexus.consumer")
 
 SETTLE_AFTER = 1_000
 """Completions after which cursors are stored before their time."""
+LOAD_AHEAD = 32
+"""Events of a parked key that are read at once."""
 _RETRY_S = 0.1
 _TAIL_EVENTS = 1_000
 _EVENT_OVERHEAD_BYTES = 1_024  # what Python keeps around an event's bytes
@@ -356,9 +359,15 @@ class Consumer:
         self._wake.set()
 
     async def load(self, delivery: Delivery) -> Event[Any]:
-        """Read the event of a parked delivery."""
+        """Read the event of a parked delivery, and with it those of its key that are next."""
         partition = self.partition_of(delivery)
-        return await self._journal.load(partition.parking, partition.number, delivery.place)
+        ahead = [delivery, *islice(delivery.lane.batch or (), LOAD_AHEAD)]
+        near = {one.place: one for one in ahead if 0 <= one.place - delivery.place < 4 * LOAD_AHEAD}
+        events = await self._journal.load(partition.parking, partition.number, near)
+        for place, event in events.items():
+            near[place].event = event
+        assert delivery.event is not None
+        return delivery.event
 
     def partition_of(self, delivery: Delivery) -> Partition:
         owner = delivery.lane.owner
