@@ -41,7 +41,7 @@ import msgspec
 from nexus.core import cursor as cursor_codec
 from nexus.core.lanes import Delivery, Lane
 from nexus.core.ledger import Ledger
-from nexus.core.outcome import ACK, Ack, Cancelled, DeadLetter, Outcome, Park, RetryIn
+from nexus.core.outcome import Ack, Cancelled, DeadLetter, Outcome, Park, RetryIn
 from nexus.core.parking import (
     Carry,
     Checkpoint,
@@ -323,12 +323,20 @@ class Owner:
         In probation (`on_probation`) the shell must settle before it calls the handler.
         """
         lane.queued = False
-        if self.on_probation and not self._take_turn(lane):
+        if self.unclean >= PROBATION_AFTER and self.on_probation and not self._take_turn(lane):
             return None
-        delivery = self._next(lane, now)
-        if delivery is None:
-            self._turn.free((self, lane.key), now)
-            return None
+        if lane.batch or self.fold.keys or lane.running is not None or lane.sending or self.stopped is not None:
+            delivery = self._next(lane, now)
+            if delivery is None:
+                self._turn.free((self, lane.key), now)
+                return None
+        else:
+            if not lane.queue:
+                self._lanes.pop(lane.key, None)
+                return None
+            delivery = lane.queue[0]
+            attempts = self.ledger.attempts
+            delivery.attempt = attempts[delivery.position] = attempts.get(delivery.position, 0) + 1
         lane.running = delivery
         self._running += 1
         self._dirty = True
@@ -354,21 +362,26 @@ class Owner:
     def on_probation(self) -> bool:
         return self.unclean >= PROBATION_AFTER
 
-    def ack(self, delivery: Delivery, now: float) -> None:
-        """Say that a delivery ended well: `end` with an `Ack`, by the shortest way where nothing is parked."""
-        lane = delivery.lane
+    def ack(self, delivery: Delivery) -> bool:
+        """Take the shortest way of `end` with an `Ack`, where nothing is parked; False if it must be called."""
         if delivery.parked or self.fold.keys or self._turn.holder is not None or self.stopped is not None:
-            self.end(delivery, ACK, now)
-            return
+            return False
+        lane = delivery.lane
         lane.running = None
+        lane.due = 0.0
         self._running -= 1
         self._dirty = True
-        self._drop_head(lane)
-        if lane.queue:
+        queue = lane.queue
+        queue.popleft()
+        self.queued_events -= 1
+        self.queued_bytes -= delivery.size
+        self.ledger.finish(delivery.position)
+        if queue:
             lane.queued = True
             self._ready(lane)
         else:
             del self._lanes[lane.key]
+        return True
 
     def end(self, delivery: Delivery, outcome: Outcome | Cancelled, now: float) -> None:
         """Say how a delivery ended."""

@@ -39,6 +39,8 @@ class Subscription(msgspec.Struct, frozen=True, eq=False):
     batch_size: int
     key: str | None
     """Name of the field of returned payloads that becomes their key; None keeps the handled event's key."""
+    plain: bool = False
+    """An async handler without a time limit: it is simply awaited."""
 
 
 class Group(msgspec.Struct, eq=False):

@@ -14,7 +14,7 @@ import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -81,6 +81,14 @@ def run_in_world(url: str, test: Callable[[World], Awaitable[None]]) -> None:
 def loop_factory(url: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
     """Virtual time where nothing but this process takes part; else real time."""
     return virtual_loop if urlsplit(url).scheme == "memory" else None
+
+
+class Freezable(Protocol):
+    """Another process, or what stands for one."""
+
+    def freeze(self) -> None: ...
+
+    def thaw(self) -> None: ...
 
 
 class World:
@@ -160,6 +168,24 @@ class World:
         stranger = await Stranger.join(self.url, group, topics, member, "earliest", self.clock)
         self._stack.push_async_callback(stranger.kill)
         return stranger
+
+    async def freeze(self, stranger: Freezable) -> None:
+        """Stop a stranger between two writes.
+
+        A process that is stopped in the middle of one may hold the store's own lock, as SQLite's. Then everybody
+        waits for it, and no lease can help; that is not what a case about leases is about.
+        """
+        probe = await self.topic("probe", 1)
+        while True:
+            stranger.freeze()
+            try:
+                async with asyncio.timeout(1.0):
+                    await self.append(probe, 0, [self.event()])
+            except TimeoutError:
+                stranger.thaw()
+                await self.until_later()
+            else:
+                return
 
     async def until_later(self) -> float:
         """Let the wall clock pass on by a little; return a time between before and after."""

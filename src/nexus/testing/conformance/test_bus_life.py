@@ -273,7 +273,7 @@ async def test_a_dead_process_is_replaced_within_seconds(buses: Buses) -> None:
 @bus_case
 async def test_a_frozen_process_is_replaced_and_changes_nothing_when_it_wakes_up(buses: Buses) -> None:
     stranger, events, recorder = await _stranger_at_work(buses)
-    stranger.freeze()
+    await buses.world.freeze(stranger)
     await _heir_finishes(buses, stranger, events, recorder)
     epochs = [lag.epoch for lag in await buses.lags()]
     handled = len(recorder.done)
