@@ -143,6 +143,10 @@ class Housekeeping:
 
     def add(self, share: Share, report: Report) -> None:
         """Take a member in whose row was just written; its partitions come with this transaction."""
+        if not self.shares:
+            # Its lease begins now. A needless renewal right after it would be one more moment to be stopped in, and
+            # a process that is stopped in the middle of a commit keeps the file from everybody.
+            self._renew_at = boot_time() + self._lease_s / 3
         if share not in self.shares:
             self.shares.append(share)
         self.touched.add(share.group)
