@@ -29,7 +29,8 @@ ROOT = Path(__file__).parents[2]
 def spawn(folder: Path, role: str, **options: object) -> subprocess.Popen[bytes]:
     words = [f"{name}={value}" for name, value in options.items()]
     command = [sys.executable, "-m", "tests.proofs.child", str(folder), role, *words]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=open(folder / "stderr.txt", "ab"))
+    with open(folder / "stderr.txt", "ab") as stderr:
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr)
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
