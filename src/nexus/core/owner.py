@@ -251,7 +251,7 @@ class Owner:
                 self._park(lane, lane.due, "", now)
             else:
                 self._set_timer(lane.due, lane.key)
-        elif not lane.queue and not lane.queued:
+        elif not lane.queued:
             self._lanes.pop(lane.key, None)
 
     def _starts(
@@ -455,8 +455,8 @@ class Owner:
                 self.stopped = f"parked event at position {delivery.position} failed for good: {reason}"
             case DeadLetter(reason, error):
                 report.append(Dead(*about, reason, error, now))
-            case RetryIn(delay_s, error) | Park(delay_s, error):
-                report.append(Failed(*about, delivery.attempt, now + delay_s, error, now))
+            case _:
+                report.append(Failed(*about, delivery.attempt, now + outcome.delay_s, outcome.error, now))
         self._unstart_rest(lane)
 
     def _unstart_rest(self, lane: Lane) -> None:
@@ -502,21 +502,19 @@ class Owner:
 
     def _started(self, lane: Lane, record: Start) -> None:
         known = self.fold.keys[lane.key]
-        entry = known.touched.get(record.position)
-        if entry is not None:  # taken by the fold, and still open: nothing else of this key was sent
-            lane.batch = lane.batch if lane.batch is not None else deque()
-            lane.batch.append(
-                Delivery(
-                    lane,
-                    record.position,
-                    None,
-                    0,
-                    parked=True,
-                    place=entry.place,
-                    round=record.round,
-                    attempt=record.attempt,
-                )
-            )
+        entry = known.touched[record.position]  # taken by the fold, and still open: nothing else of it was sent
+        delivery = Delivery(
+            lane,
+            record.position,
+            None,
+            0,
+            parked=True,
+            place=entry.place,
+            round=record.round,
+            attempt=record.attempt,
+        )
+        lane.batch = lane.batch if lane.batch is not None else deque()
+        lane.batch.append(delivery)
 
     def stale(self, before: int, limit: int) -> list[tuple[LaneKey, int]]:
         """Return (key, position) of at most ``limit`` unfinished entries known by records below place ``before``.
