@@ -72,15 +72,12 @@ class Presence:
         self.folder = path + "-nexus"
         self.name = f"{os.getpid()}-{secrets.token_hex(6)}"
         try:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self.folder)
+            os.makedirs(self.folder, exist_ok=True)  # and what is above it: the default file stands in `.nexus`
             self.folder_fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
             # Locked before it gets its name: a lock file that is not locked means a dead process.
             self._fd = os.open(self._path(".new"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             fcntl.flock(self._fd, fcntl.LOCK_EX)
             os.rename(self._path(".new"), self._path(".lock"))
-        except FileNotFoundError as error:
-            raise Unavailable(f"there is no directory {os.path.dirname(path)}", hint="make it first") from error
         except PermissionError as error:
             raise ReadOnly(f"cannot write to {self.folder}", hint="check the permissions of the directory") from error
         except OSError as error:
