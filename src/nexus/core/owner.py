@@ -41,7 +41,7 @@ import msgspec
 from nexus.core import cursor as cursor_codec
 from nexus.core.lanes import Delivery, Lane
 from nexus.core.ledger import Ledger
-from nexus.core.outcome import Ack, Cancelled, DeadLetter, Outcome, Park, RetryIn
+from nexus.core.outcome import Ack, Cancelled, DeadLetter, Outcome, Park
 from nexus.core.parking import (
     Carry,
     Checkpoint,

@@ -250,8 +250,10 @@ async def test_case_82_a_directory_or_file_that_may_not_be_written_is_refused(tm
             (base / name).chmod(mode)
         with nobody(), pytest.raises(ReadOnly):
             await SqliteBackend(str(base / "bus.db")).open()
+        async with opened(base / "made" / "on" / "the" / "way" / "bus.db", TopicSpec("orders", 1)):
+            pass
         with pytest.raises(Unavailable):
-            await SqliteBackend(str(base / "nowhere" / "bus.db")).open()
+            await SqliteBackend(str(base / "bus.db" / "below-a-file.db")).open()
         with pytest.raises(Unavailable):
             await SqliteBackend(str(base)).open()
     finally:
