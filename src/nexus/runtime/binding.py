@@ -67,6 +67,11 @@ class Binding:
         self.batch = batches.pop()
         self._builders = [build for build, _ in wishes]
         self.arguments = self._single()
+        self.only: Callable[[Event[Any]], Any] | None = None
+        """How to make the argument of a handler that takes one and asks for no context: the commonest kind."""
+        if len(self._builders) == 1 and self._builders[0] is not _context and not self.batch:
+            (build,) = self._builders
+            self.only = _event_itself if build is _event else lambda event: build(event, None)
 
     def _single(self) -> Build:
         if len(self._builders) == 1:
@@ -113,6 +118,10 @@ def _wish(name: str, parameter: inspect.Parameter, annotation: Any) -> tuple[Cal
             f"handler {name}: parameter {parameter.name} has a type that cannot be decoded: {error}"
         ) from error
     return (lambda event, _: decode(event.body)), many
+
+
+def _event_itself(event: Event[Any]) -> Event[Any]:
+    return event
 
 
 def _event(event: Event[Any], _: object) -> Event[Any]:

@@ -20,7 +20,7 @@ from nexus.spi.backend import Appended, Backend, Durability, TopicInfo, TopicSpe
 
 ENVELOPE_BYTES = 64 * 1024
 """Kept free below the backend's largest body, so that an event with its history can always be parked."""
-_YIELD_EVERY = 128
+_YIELD_EVERY = 256
 _FULL_RETRY_S = 0.05
 _ROUTES_LIMIT = 4_096
 

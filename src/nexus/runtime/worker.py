@@ -113,12 +113,16 @@ class Workers:
                 if route.binding.batch:
                     await self._deliver_batch(run, delivery, route)
                     return
-                arguments = route.binding.arguments(event, lambda: self._context(delivery))
-                current_event.set(event)
-                called = True
-                if route.plain:
-                    result = await route.binding.handler(*arguments)
+                binding = route.binding
+                if route.plain and binding.only is not None:
+                    argument = binding.only(event)
+                    current_event.set(event)
+                    called = True
+                    result = await binding.handler(argument)
                 else:
+                    arguments = binding.arguments(event, lambda: self._context(delivery))
+                    current_event.set(event)
+                    called = True
                     result = await self._invoke(run, route, arguments)
                 outcome = ACK if result is None else await self._outcome_of(result, route, event)
         except asyncio.CancelledError:

@@ -80,8 +80,7 @@ class Store:
     def append(self, name: str, batch: Sequence[tuple[int, Event[object]]]) -> list[Appended | IdConflict]:
         topic = self.topics.get(name) or self.topic(name)
         sizes = _check(topic, batch)
-        size = sizes[0] if len(sizes) == 1 else sum(sizes)
-        if self._count + len(sizes) > self.max_events or self._size_bytes + size > self.max_bytes:
+        if self._count + len(sizes) > self.max_events or self._size_bytes + sum(sizes) > self.max_bytes:
             self._make_room(topic, *topic.fresh(batch, sizes))
         before = topic.size_bytes
         answers, stored = topic.add(batch, sizes, self._clock)
