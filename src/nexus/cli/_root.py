@@ -27,6 +27,13 @@ no_color = click.option(
 class Verbs(click.Group):
     """A group of commands."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        no_color(cmd)
+        super().add_command(cmd, name)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args and not ctx.resilient_parsing:
             click.echo(ctx.get_help(), err=True)
@@ -60,16 +67,15 @@ class Root(Verbs):
         return help_text().rstrip()
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        extra["standalone_mode"] = False
-        code = 0
+        # Not click's own: it says other exit codes, and a line more at Ctrl-C.
+        given = args[0] if args else extra.get("args")
+        arguments = list(sys.argv[1:] if given is None else given)
 
         def work() -> None:
-            nonlocal code
-            answer = super(Root, self).main(*args, **extra)
-            code = answer if isinstance(answer, int) else 0
+            with self.make_context("nexus", arguments) as context:
+                self.invoke(context)
 
-        failed = _exits.run(work)
-        sys.exit(failed or code)
+        sys.exit(_exits.run(work))
 
 
 @click.group(cls=Root, context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100})
