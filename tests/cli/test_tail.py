@@ -124,7 +124,8 @@ class TestWhatIsShown:
         assert result.stdout == ""
 
     @pytest.mark.parametrize(
-        "given", [["--from", "noon"], ["--from", "-10"], ["--to", "2013-01-01"], ["-f", "--to", "latest"], ["--limit", "0"]]
+        "given",
+        [["--from", "noon"], ["--from", "-10"], ["--to", "2013-01-01"], ["-f", "--to", "latest"], ["--limit", "0"]],
     )
     def test_places_that_make_no_sense_are_usage(self, nexus: Run, given: list[str]) -> None:
         nexus("tail", *given, code=2)

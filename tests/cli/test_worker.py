@@ -94,14 +94,17 @@ def test_the_drain_has_a_time(nexus: Run, app: Path, start: Start) -> None:
 
 
 def test_a_second_signal_ends_it_at_once(nexus: Run, app: Path, start: Start) -> None:
-    app.write_text(APP.format(work="await stubborn()") + """
+    app.write_text(
+        APP.format(work="await stubborn()")
+        + """
 async def stubborn():
     while True:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             print("cancelled", flush=True)
-""")
+"""
+    )
     process = start("worker", "--drain", "1ms")
     until(process, "consuming")
     nexus("publish", "order.placed", "1")

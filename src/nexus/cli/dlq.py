@@ -10,9 +10,9 @@ from typing import IO
 
 import click
 
-from nexus import NexusError
+from nexus import NexusError, SettingsError
 from nexus.cli import _edit, _values
-from nexus.cli._exits import CONFLICT, NOT_FOUND, Gone, say
+from nexus.cli._exits import CONFLICT, NOT_FOUND, Gone, NotFound, say
 from nexus.cli._letters import FIELDS, SHOW_FIELDS, as_row, as_show_row, lines_of
 from nexus.cli._output import output_option, print_one, print_rows
 from nexus.cli._root import group
@@ -65,7 +65,7 @@ def show(id: str, output: str, url: str | None) -> None:
 
     async def read() -> DeadLetterInfo:
         async with opened(url) as bus:
-            return await bus.dead_letters.get(id)
+            return await _get(bus.dead_letters, id)
 
     letter = asyncio.run(read())
     row = as_show_row(letter)
@@ -86,7 +86,7 @@ def edit(id: str, patch: IO[bytes] | None, yes: bool, url: str | None) -> None:
 
     async def get() -> DeadLetterInfo:
         async with opened(url) as bus:
-            return await bus.dead_letters.get(id)
+            return await _get(bus.dead_letters, id)
 
     async def requeue(data: bytes) -> bool:
         async with opened(url) as bus:
@@ -163,8 +163,8 @@ def _act(verb: str, done: str, act: Act, ids: Sequence[str], filters: tuple[str 
             found, missing = [], []
             for id in dict.fromkeys(ids):
                 try:
-                    found.append(await bus.dead_letters.get(id))
-                except NotDead:
+                    found.append(await _get(bus.dead_letters, id))
+                except (NotDead, NotFound):
                     missing.append(id)
             return found, missing
 
@@ -211,6 +211,13 @@ def _ask(question: str, yes: bool) -> None:
     if not agreed:
         say("nothing was done")
         click.get_current_context().exit(1)
+
+
+async def _get(letters: DeadLetters, id: str) -> DeadLetterInfo:
+    try:
+        return await letters.get(id)
+    except SettingsError as error:  # a partition that the topic does not have
+        raise NotFound(f"there is no dead letter {id}: {error.message}", hint="nexus dlq ls") from error
 
 
 async def _chosen(
