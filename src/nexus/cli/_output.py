@@ -15,7 +15,9 @@ Row = Mapping[str, Any]
 
 def output_option(*formats: str) -> Callable[[Callable[..., object]], Callable[..., object]]:
     """Add ``-o``; the first format is the default."""
-    return click.option("-o", "--output", type=click.Choice(formats), default=formats[0], show_default=True)
+    return click.option(
+        "-o", "--output", type=click.Choice(formats), default=formats[0], show_default=True, help="How to print."
+    )
 
 
 def print_rows(rows: Sequence[Row], fields: Sequence[str], output: str) -> None:
