@@ -77,7 +77,7 @@ class Nexus:
         self.clock = clock
         self.backend = backend or make_backend(self.settings.backend, clock)
         self.groups: dict[str, Group] = {}
-        self._uuid7 = Uuid7()
+        self._uuid7 = Uuid7(random.getrandbits)
         self._member = f"{os.getpid()}-{random.getrandbits(32):08x}"
         self._consumers: dict[str, Consumer] = {}
         self._publisher: Publisher | None = None
@@ -142,7 +142,10 @@ class Nexus:
                 )
             known.workers = max(known.workers, count) if workers else known.workers
             where_filter = compile_filter(where) if where else None
-            subscription = Subscription(patterns, binding, where_filter, retry or Retry(), timeout_s, batch_size, key)
+            plain = binding.run_in == "loop" and timeout_s is None
+            subscription = Subscription(
+                patterns, binding, where_filter, retry or Retry(), timeout_s, batch_size, key, plain
+            )
             check_unique(known.subscriptions, subscription)
             known.add(subscription)
             return handler
@@ -273,14 +276,14 @@ class Nexus:
     @property
     def publisher(self) -> Publisher:
         if self._publisher is None or self._state != "open":
-            raise Closed("the bus is not open", hint="use `async with bus:` or `await bus.start()`")
+            raise _not_open()
         return self._publisher
 
     # ---- publishing -----------------------------------------------------------------------------------------------
 
     def new_id(self) -> str:
         """Return a UUIDv7 above all that this bus has made."""
-        return self._uuid7(int(self.clock.now() * 1000), random.getrandbits(73))
+        return self._uuid7(int(self.clock.now() * 1000))
 
     def event(
         self,
@@ -305,7 +308,8 @@ class Nexus:
             content_type = datacontenttype
             if is_json(datacontenttype) and isinstance(data, bytes):
                 check_json(data)
-        now = datetime.fromtimestamp(self.clock.now(), UTC)
+        now_s = self.clock.now()
+        now = datetime.fromtimestamp(now_s, UTC)
         cause = current_event.get()
         causation = traceparent = tracestate = None
         if cause is not None:
@@ -313,7 +317,7 @@ class Nexus:
             causation, traceparent, tracestate = cause.id, cause.traceparent, cause.tracestate
             tenant = tenant if tenant is not None else cause.tenant
         return Event(
-            id if id is not None else self.new_id(),
+            id if id is not None else self._uuid7(int(now_s * 1000)),
             source or self.settings.source,
             type,
             time or now,
@@ -342,7 +346,10 @@ class Nexus:
         Raises `InvalidEvent`, `IdConflict`, `Overloaded`, `UnknownOutcome`, `Closed`, `BackendError`.
         """
         event = type if isinstance(type, Event) else self.event(type, data, **attributes)
-        return await self.publisher.publish(event)
+        publisher = self._publisher
+        if publisher is None or self._state != "open":
+            raise _not_open()
+        return await publisher.publish(event)
 
     async def publish_many(self, events: Sequence[Event[Any]]) -> list[Receipt | PublishError]:
         """Publish events made with `event`, as one batch: far faster than one by one.
@@ -411,3 +418,7 @@ class Nexus:
             return self._consumers[group]
         except KeyError:
             raise NexusError(f"group {group} is not consumed by this bus") from None
+
+
+def _not_open() -> Closed:
+    return Closed("the bus is not open", hint="use `async with bus:` or `await bus.start()`")

@@ -205,6 +205,7 @@ def test_payloads_of_every_kind_come_back(payload: Any, payload_type: Any) -> No
     body, content_type = encode_payload(payload)
     made = event(body=body, datacontenttype=content_type)
     assert made.decode(payload_type) == payload
+    assert made.decode(payload_type) == payload, "the decoder is kept"
 
 
 def test_what_json_cannot_say_is_refused() -> None:

@@ -125,6 +125,7 @@ def test_a_million_followers_cost_16_bytes_each() -> None:
     known = fold.keys[None, "k"]
     assert len(known._waiting) * known._waiting.itemsize + len(known._places) * 8 == 16 * 100_000
     assert len(known.touched) == 1
+    assert known.open_count == 100_000
     assert key_state(known, dead_blocks=True) == "blocked"
     fold.apply(200_000, Discard((None, "k"), 0, 1))
     for position in range(1, 60_001):
@@ -137,9 +138,22 @@ def test_an_entry_in_the_middle_can_be_touched() -> None:
     fold = folded([Claim(1, "m"), *(Entry(1, 7, position, event(position)) for position in (1, 2, 3))])
     assert fold.apply(9, Start(1, 7, 2, 0, 1))
     assert list(fold.keys[7].opens()) == [1, 2, 3]
-    assert fold.keys[7].place(2) == 2
-    assert fold.keys[7].place(3) == 3
+    assert dict(fold.keys[7].since()) == {1: 1, 2: 2, 3: 3}
     assert not fold.apply(10, Start(1, 7, 9, 0, 1))
+
+
+def test_the_lowest_open_entry_may_be_touched_or_waiting() -> None:
+    fold = folded([Claim(1, "m"), *(Entry(1, 7, position, event(position)) for position in (1, 2, 3))])
+    known = fold.keys[7]
+    assert known.lowest_open == 1
+    fold.apply(9, Start(1, 7, 2, 0, 1))
+    assert known.lowest_open == 1
+    fold.apply(10, Done(1, 7, 1, 0))
+    assert known.lowest_open == 2
+    fold.apply(11, Done(1, 7, 2, 0))
+    assert known.lowest_open == 3
+    fold.apply(12, Start(1, 7, 3, 0, 1))
+    assert known.lowest_open == 3
 
 
 def test_an_edited_requeue_names_the_record_that_holds_the_edit() -> None:

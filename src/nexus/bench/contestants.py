@@ -67,9 +67,9 @@ def nexus_memory_10_groups(count: int, _: Path) -> Figures:
 
 
 async def _pyventus(count: int, handlers: int) -> Figures:
-    from pyventus.events import AsyncIOEventEmitter, EventLinker  # type: ignore[import-not-found,unused-ignore]
+    from pyventus.events import AsyncIOEventEmitter, EventLinker  # type: ignore
 
-    class Linker(EventLinker):  # type: ignore[misc,unused-ignore]
+    class Linker(EventLinker):  # type: ignore[misc]
         pass
 
     left = count * handlers
@@ -338,11 +338,11 @@ def _peer(publish: Callable[[int], object], consume: Callable[[], object], count
 
 @contestant
 def huey(count: int, folder: Path) -> Figures:
-    from huey import SqliteHuey  # type: ignore[import-untyped,import-not-found,unused-ignore]
+    from huey import SqliteHuey  # type: ignore
 
     bus = SqliteHuey(filename=str(folder / "huey.db"), fsync=True, results=False)
 
-    @bus.task()  # type: ignore[untyped-decorator,unused-ignore]
+    @bus.task()  # type: ignore[untyped-decorator]
     def handler(payload: dict[str, Any]) -> None: ...
 
     return _peer(lambda _: handler(PAYLOAD), lambda: bus.execute(bus.dequeue()), count)
@@ -350,7 +350,7 @@ def huey(count: int, folder: Path) -> Figures:
 
 @contestant
 def persist_queue(count: int, folder: Path) -> Figures:
-    import persistqueue  # type: ignore[import-untyped,import-not-found,unused-ignore]
+    import persistqueue  # type: ignore
 
     queue = persistqueue.SQLiteAckQueue(str(folder / "persist"), auto_commit=True)
     return _peer(lambda _: queue.put(PAYLOAD), lambda: queue.ack(queue.get()), count)
@@ -360,7 +360,7 @@ def persist_queue(count: int, folder: Path) -> Figures:
 def litequeue(count: int, folder: Path) -> Figures:
     import json
 
-    import litequeue as package  # type: ignore[import-untyped,import-not-found,unused-ignore]
+    import litequeue as package
 
     queue = package.LiteQueue(str(folder / "lite.db"))
     queue.conn.execute("PRAGMA synchronous=FULL")

@@ -48,7 +48,8 @@ SCENARIOS = {
         ),
         Scenario(
             "memory-groups", 15_000, ("nexus_memory_10_groups", "pyventus_10_handlers"),
-            (Ratio("10 groups, over pyventus", "deliveries", "nexus_memory_10_groups", ("pyventus_10_handlers",), 3.0),),
+            (Ratio("10 groups, over pyventus", "deliveries", "nexus_memory_10_groups",
+                   ("pyventus_10_handlers",), 3.0),),
         ),
         Scenario(
             "sqlite-publish", 60_000, ("nexus_sqlite_publish_100", "raw_apsw_publish_100"),
@@ -134,7 +135,7 @@ def compare(
 
 
 def measure(contestant: str, events: int, folder: Path | None) -> dict[str, float]:
-    """Run one contestant once, in a fresh process and an empty folder. Raises `ModuleNotFoundError` for a missing peer."""
+    """Run one contestant once, in a fresh process and an empty folder. Raises `ModuleNotFoundError` for a peer."""
     with tempfile.TemporaryDirectory(prefix="nexus-bench-", dir=folder) as empty:
         command = [sys.executable, "-m", "nexus.bench", contestant, str(events), empty]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -148,7 +149,7 @@ def measure(contestant: str, events: int, folder: Path | None) -> dict[str, floa
 
 def machine() -> dict[str, Any]:
     """What the figures depend on."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in ("nexus-bus", "apsw", "msgspec", "pyventus", "huey", "persist-queue", "litequeue"):
         try:
             versions[package] = importlib.metadata.version(package)

@@ -88,7 +88,8 @@ class ReadyQueue:
 
     def push(self, lane: Lane) -> None:
         """Put a lane at the end of its tenant's queue."""
-        tenant = lane.tenant
+        key = lane.key
+        tenant = key[0] if key.__class__ is tuple else None
         lanes = self._lanes.get(tenant)
         if lanes is None:
             lanes = self._lanes[tenant] = deque()

@@ -45,8 +45,7 @@ class Ledger:
     def finish(self, position: int) -> None:
         """Mark a delivered position done."""
         delivered = self._open
-        if self.attempts:
-            self.attempts.pop(position, None)
+        self.attempts.pop(position, None)
         if delivered[0] != position:
             self._above.add(position)
             return

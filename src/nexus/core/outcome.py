@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Ack:
+class Ack(msgspec.Struct, frozen=True):
     """Done. What a handler means when it returns None."""
 
 
-@dataclass(frozen=True, slots=True)
-class RetryIn:
+class RetryIn(msgspec.Struct, frozen=True):
     """Deliver again after ``delay_s`` seconds; the key waits, all others run."""
 
     delay_s: float
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Park:
+class Park(msgspec.Struct, frozen=True):
     """Set the whole key aside for ``delay_s`` seconds, durable in the parking topic, its order kept."""
 
     delay_s: float
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
+class DeadLetter(msgspec.Struct, frozen=True):
     """Give up on this event and keep it for repair. What happens to its key is the subscription's ``on_dead``."""
 
     reason: str
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Cancelled:
+class Cancelled(msgspec.Struct, frozen=True):
     """Interrupted by shutdown or a moved partition: no failure, and the attempt is taken back."""
 
 

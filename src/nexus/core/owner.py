@@ -33,7 +33,6 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
@@ -42,7 +41,7 @@ import msgspec
 from nexus.core import cursor as cursor_codec
 from nexus.core.lanes import Delivery, Lane
 from nexus.core.ledger import Ledger
-from nexus.core.outcome import ACK, Ack, Cancelled, DeadLetter, Outcome, Park, RetryIn
+from nexus.core.outcome import Ack, Cancelled, DeadLetter, Outcome, Park, RetryIn
 from nexus.core.parking import (
     Carry,
     Checkpoint,
@@ -59,6 +58,7 @@ from nexus.core.parking import (
     Unstart,
     key_state,
 )
+from nexus.core.probation import Turn
 from nexus.event import Event
 from nexus.spi.backend import Cursor, Stored
 
@@ -67,8 +67,7 @@ PROBATION_AFTER = 2
 """Unclean takeovers without progress, from which on attempts are settled before they start."""
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True):
     """How one consumer group keeps order and repairs."""
 
     on_dead: OnDead = "block_key"
@@ -109,11 +108,12 @@ class Owner:
         fold: Fold,
         policy: Policy,
         ready: Callable[[Lane], None],
+        turn: Turn | None = None,
     ) -> None:
         """Go on at the cursor that `take_over` made and that was stored.
 
         ``fold`` is read up to and including the owner's own claim; ``ready`` is called with each lane whose next
-        delivery may `begin`.
+        delivery may `begin`. ``turn`` is shared by all owners of a consumer.
         """
         self.epoch = stored.epoch
         low = stored.low
@@ -132,8 +132,8 @@ class Owner:
         self._outbox: list[tuple[Lane | None, list[Record]]] = []
         self._in_flight: list[tuple[Lane | None, list[Record]]] = []
         self._running = 0
-        self._starting = 0  # parked deliveries between the sending of their `Start` and `begin`
-        self._turns: deque[LaneKey] = deque()  # in probation: keys that wait until nothing runs or is about to
+        self._turn = turn or Turn()
+        self._turns: deque[LaneKey] = deque()  # in probation: keys that wait for the turn
         self._takeover_low = low
         self._settled_low = low
         self.last_settled = stored
@@ -251,7 +251,7 @@ class Owner:
                 self._park(lane, lane.due, "", now)
             else:
                 self._set_timer(lane.due, lane.key)
-        elif not lane.queue and not lane.queued:
+        elif not lane.queued:
             self._lanes.pop(lane.key, None)
 
     def _starts(
@@ -261,11 +261,9 @@ class Owner:
         known = self.fold.keys[lane.key]
         limit = self.policy.start_limit
         if self.on_probation:
-            if self._running or self._starting:
-                # Not even the attempt: a neighbour that kills the process would use up this one's.
-                self._turns.append(lane.key)
-                return [], 0.0
             limit = 1
+            if not self._take_turn(lane):
+                return [], 0.0
         barrier = known.dead[0] if known.dead and self.policy.on_dead != "skip" else None
         starts: list[Record] = []
         for position in islice(known.opens(ended), limit):
@@ -274,11 +272,19 @@ class Owner:
             if barrier is not None and position > barrier:
                 break
             if due > now:
-                return starts, 0.0 if starts else due
+                if starts:
+                    break
+                self._turn.free((self, lane.key), now)
+                return [], due
             attempts, round = (entry.attempts, entry.round) if entry else (0, 0)
             starts.append(Start(self.epoch, lane.key, position, round, attempts + 1))
-        self._starting += len(starts)
         return starts, 0.0
+
+    def _take_turn(self, lane: Lane) -> bool:
+        if self._turn.take((self, lane.key), self._take_turns):
+            return True
+        self._turns.append(lane.key)
+        return False
 
     def _crowded(self, lane: Lane) -> bool:
         """Tell whether what waits in this lane should go to the parking topic rather than stay in memory."""
@@ -317,20 +323,16 @@ class Owner:
         In probation (`on_probation`) the shell must settle before it calls the handler.
         """
         lane.queued = False
-        if self.on_probation and (self._running or (self._starting and not lane.batch)):
-            self._turns.append(lane.key)
+        if self.unclean >= PROBATION_AFTER and self.on_probation and not self._take_turn(lane):
             return None
-        if self._closed(lane):
-            return None
-        if lane.batch:
-            delivery = lane.batch.popleft()
-            self._starting -= 1
+        if lane.batch or self.fold.keys or lane.running is not None or lane.sending or self.stopped is not None:
+            delivery = self._next(lane, now)
+            if delivery is None:
+                self._turn.free((self, lane.key), now)
+                return None
         else:
-            known = self.fold.keys.get(lane.key) if self.fold.keys else None
-            if not lane.queue or (
-                known is not None and key_state(known, dead_blocks=self.policy.on_dead != "skip") != "free"
-            ):
-                self._advance(lane, now)
+            if not lane.queue:
+                self._lanes.pop(lane.key, None)
                 return None
             delivery = lane.queue[0]
             attempts = self.ledger.attempts
@@ -340,25 +342,46 @@ class Owner:
         self._dirty = True
         return delivery
 
+    def _next(self, lane: Lane, now: float) -> Delivery | None:
+        if self._closed(lane):
+            return None
+        if lane.batch:
+            return lane.batch.popleft()
+        known = self.fold.keys.get(lane.key) if self.fold.keys else None
+        if not lane.queue or (
+            known is not None and key_state(known, dead_blocks=self.policy.on_dead != "skip") != "free"
+        ):
+            self._advance(lane, now)
+            return None
+        delivery = lane.queue[0]
+        attempts = self.ledger.attempts
+        delivery.attempt = attempts[delivery.position] = attempts.get(delivery.position, 0) + 1
+        return delivery
+
     @property
     def on_probation(self) -> bool:
         return self.unclean >= PROBATION_AFTER
 
-    def ack(self, delivery: Delivery, now: float) -> None:
-        """Say that a delivery ended well: `end` with an `Ack`, by the shortest way where nothing is parked."""
+    def ack(self, delivery: Delivery) -> bool:
+        """Take the shortest way of `end` with an `Ack`, where nothing is parked; False if it must be called."""
+        if delivery.parked or self.fold.keys or self._turn.holder is not None or self.stopped is not None:
+            return False
         lane = delivery.lane
-        if delivery.parked or self.fold.keys or self._turns or self.stopped is not None:
-            self.end(delivery, ACK, now)
-            return
         lane.running = None
+        lane.due = 0.0
         self._running -= 1
         self._dirty = True
-        self._drop_head(lane)
-        if lane.queue:
+        queue = lane.queue
+        queue.popleft()
+        self.queued_events -= 1
+        self.queued_bytes -= delivery.size
+        self.ledger.finish(delivery.position)
+        if queue:
             lane.queued = True
             self._ready(lane)
         else:
             del self._lanes[lane.key]
+        return True
 
     def end(self, delivery: Delivery, outcome: Outcome | Cancelled, now: float) -> None:
         """Say how a delivery ended."""
@@ -366,8 +389,6 @@ class Owner:
         lane.running = None
         self._running -= 1
         self._dirty = True
-        if self._turns:
-            self._take_turns(now)
         if delivery.parked:
             self._end_parked(lane, delivery, outcome, now)
         elif isinstance(outcome, Ack):
@@ -385,6 +406,8 @@ class Owner:
         else:
             lane.due = now + outcome.delay_s
         self._advance(lane, now)
+        if self._turn.holder is not None and not lane.batch and lane.running is None:
+            self._turn.free((self, lane.key), now)
 
     def _take_turns(self, now: float) -> None:
         keys, self._turns = self._turns, deque()
@@ -432,14 +455,13 @@ class Owner:
                 self.stopped = f"parked event at position {delivery.position} failed for good: {reason}"
             case DeadLetter(reason, error):
                 report.append(Dead(*about, reason, error, now))
-            case RetryIn(delay_s, error) | Park(delay_s, error):
-                report.append(Failed(*about, delivery.attempt, now + delay_s, error, now))
+            case _:
+                report.append(Failed(*about, delivery.attempt, now + outcome.delay_s, outcome.error, now))
         self._unstart_rest(lane)
 
     def _unstart_rest(self, lane: Lane) -> None:
         while lane.batch:
             rest = lane.batch.popleft()
-            self._starting -= 1
             lane.report = lane.report if lane.report is not None else []
             lane.report.append(Unstart(self.epoch, lane.key, rest.position, rest.round, rest.attempt))
 
@@ -480,21 +502,19 @@ class Owner:
 
     def _started(self, lane: Lane, record: Start) -> None:
         known = self.fold.keys[lane.key]
-        entry = known.touched.get(record.position)
-        if entry is not None:  # taken by the fold, and still open: nothing else of this key was sent
-            lane.batch = lane.batch if lane.batch is not None else deque()
-            lane.batch.append(
-                Delivery(
-                    lane,
-                    record.position,
-                    None,
-                    0,
-                    parked=True,
-                    place=entry.place,
-                    round=record.round,
-                    attempt=record.attempt,
-                )
-            )
+        entry = known.touched[record.position]  # taken by the fold, and still open: nothing else of it was sent
+        delivery = Delivery(
+            lane,
+            record.position,
+            None,
+            0,
+            parked=True,
+            place=entry.place,
+            round=record.round,
+            attempt=record.attempt,
+        )
+        lane.batch = lane.batch if lane.batch is not None else deque()
+        lane.batch.append(delivery)
 
     def stale(self, before: int, limit: int) -> list[tuple[LaneKey, int]]:
         """Return (key, position) of at most ``limit`` unfinished entries known by records below place ``before``.
@@ -604,11 +624,12 @@ class Owner:
         """True if another owner's claim is in force: nothing of this one counts any more."""
         return self.fold.epoch != self.epoch
 
-    def abandon(self, reason: str) -> None:
+    def abandon(self, reason: str, now: float) -> None:
         """The partition is lost: start nothing, and write nothing any more."""
         self.stopped = reason
         self._outbox = []
         self._in_flight = []
+        self._turn.leave(self, now)
 
     @property
     def has_records(self) -> bool:

@@ -227,11 +227,6 @@ class ParkedKey:
         waiting = islice(self._waiting, self._head, None)
         return (position for position in heapq.merge(self.open, waiting) if position not in skip)
 
-    def place(self, position: int) -> int:
-        """Where the record stands that holds the event of an unfinished entry."""
-        entry = self.touched.get(position)
-        return entry.place if entry else self._places[bisect_left(self._waiting, position, self._head)]
-
     @property
     def open_count(self) -> int:
         return len(self.open) + len(self._waiting) - self._head
@@ -306,7 +301,7 @@ class Fold:
                 entry.due = record.due
             case Done():
                 self._finish(known, record.position)
-            case Dead():
+            case _:  # Dead
                 known.remove(record.position)
                 entry.dead, entry.round = True, entry.round + 1
                 known.add(record.position, entry)

@@ -9,7 +9,8 @@ DeadLetter(reason='attempts_exhausted', error='')
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from nexus.core.outcome import Ack, DeadLetter, Park, RetryIn
 from nexus.errors import SettingsError
@@ -17,8 +18,7 @@ from nexus.errors import SettingsError
 _MAX_EXPONENT = 62
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(msgspec.Struct, frozen=True):
     """How often, how long apart, and for which exceptions.
 
     Delays are exponential with full jitter: uniform between 0 and ``min(cap_s, base_s * 2 ** (attempt - 1))``.
@@ -29,7 +29,7 @@ class Retry:
     cap_s: float = 300.0
     never: tuple[type[BaseException], ...] = ()
     """Exceptions that go to the dead letters at once."""
-    on: Mapping[type[BaseException], Retry | RetryIn | Park | DeadLetter | Ack] = field(default_factory=dict)
+    on: Mapping[type[BaseException], Retry | RetryIn | Park | DeadLetter | Ack] = msgspec.field(default_factory=dict)
     """Exceptions with a policy or an outcome of their own; the nearest class in the exception's MRO wins."""
 
     def __post_init__(self) -> None:

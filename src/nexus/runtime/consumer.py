@@ -9,80 +9,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from nexus.clock import Clock
 from nexus.core.lanes import Delivery
 from nexus.core.outcome import ACK, Ack, Cancelled, DeadLetter, Outcome, Park, RetryIn
-from nexus.core.owner import Owner, take_over
-from nexus.core.parking import Claim, Fold
+from nexus.core.owner import Owner
+from nexus.core.probation import Turn
 from nexus.errors import BackendError, CursorLost, UnknownOutcome
 from nexus.event import Event
-from nexus.runtime.history import Told, tell
 from nexus.runtime.journal import Journal, parking_spec, parking_topic, record_of
+from nexus.runtime.partition import Partition, Stats
 from nexus.runtime.publisher import Publisher
 from nexus.runtime.subscription import Group
+from nexus.runtime.takeover import Takeover
+from nexus.runtime.upkeep import Upkeep
 from nexus.runtime.worker import Workers
-from nexus.spi.backend import (
-    Assigned,
-    Backend,
-    Cursor,
-    Lost,
-    Member,
-    Revoking,
-    Settlement,
-    Slice,
-    Want,
-)
+from nexus.spi.backend import Assigned, Backend, Cursor, Lost, Member, Revoking, Settlement, Slice, Want
 
 log = logging.getLogger("nexus.consumer")
 
 SETTLE_AFTER = 1_000
 """Completions after which cursors are stored before their time."""
-CHECKPOINT_AFTER = 4_096
-"""Records in a parking partition after which finished ones are forgotten."""
-CARRY_BEHIND = 4 * CHECKPOINT_AFTER
-CARRY_LIMIT = 256
+LOAD_AHEAD = 32
+"""Events of a parked key that are read at once."""
 _RETRY_S = 0.1
 _TAIL_EVENTS = 1_000
 _EVENT_OVERHEAD_BYTES = 1_024  # what Python keeps around an event's bytes
-
-
-@dataclasses.dataclass(slots=True)
-class Stats:
-    """What a group did since it started, in events."""
-
-    acked: int = 0
-    retried: int = 0
-    parked: int = 0
-    dead: int = 0
-    cancelled: int = 0
-    expired: int = 0
-    skipped: int = 0
-    trimmed: int = 0
-    returned_conflicts: int = 0
-
-
-@dataclasses.dataclass(eq=False, slots=True)
-class Partition:
-    """One owned partition, as the shell sees it."""
-
-    topic: str
-    number: int
-    parking: str
-    owner: Owner | None = None
-    lost: bool = False
-    """Its cursor is lost: it is owned and not consumed until somebody decides."""
-    releasing: bool = False
-    trimmed_to: int = 0
-    checkpoint_at: int = 0
-
-    @property
-    def id(self) -> tuple[str, int]:
-        return self.topic, self.number
 
 
 class Consumer:
@@ -108,7 +64,6 @@ class Consumer:
         self.publisher = publisher
         self.source = source
         self.stats = Stats()
-        self.lost_cursors: list[CursorLost] = []
         self._backend = backend
         self._journal = Journal(backend, clock, new_id, source)
         self._member_name = member
@@ -122,7 +77,9 @@ class Consumer:
         self._by_owner: dict[Owner, Partition] = {}
         self._again: list[Assigned] = []
         self._workers = Workers(self, group.workers)
-        self._alone = asyncio.Lock()
+        self._turn = Turn()
+        self._takeover = Takeover(group, backend, self._journal, member)
+        self._upkeep = Upkeep(backend, self._journal)
         self._wake = asyncio.Event()
         self._journal_wake = asyncio.Event()
         self._settle_wake = asyncio.Event()
@@ -282,112 +239,25 @@ class Consumer:
     def _forget_owner(self, partition: Partition, reason: str) -> None:
         owner, partition.owner = partition.owner, None
         if owner is not None:
-            owner.abandon(reason)
+            owner.abandon(reason, self.clock.now())
             self._by_owner.pop(owner, None)
             self._workers.interrupt(owner, reason)
 
-    # ---- taking over ----------------------------------------------------------------------------------------------
-
     async def _take_over(self, assigned: Sequence[Assigned]) -> None:
-        """Become the owner of partitions: fence, claim, read, then fetch (rule 1); several at once."""
-        ids = {(a.topic, a.partition): a for a in assigned}
-        in_force: dict[tuple[str, int], int] = {}
-        for _ in range(8):  # each round only with those whose claim was not the highest
-            if not ids:
-                return
-            ids = await self._take_over_once(ids, in_force)
-        log.warning("group %s: takeover of %s is contended; trying again", self.group.name, sorted(ids))
-        self._again += ids.values()
-
-    async def _take_over_once(
-        self, ids: dict[tuple[str, int], Assigned], in_force: dict[tuple[str, int], int]
-    ) -> dict[tuple[str, int], Assigned]:
-        """Try once; return those that must be tried again above the epochs now in ``in_force``."""
         assert self._member is not None
-        taken = {}
-        for id, one in ids.items():
-            stored = one.cursor
-            known = in_force.get(id, 0)
-            if stored is None or (stored.epoch == 0 and known > 0):
-                decided = await self._decide_lost(one, known)
-                if decided is None:
-                    continue
-                stored = decided
-            taken[id] = take_over(stored, one.token, known)
-        settlements = [Settlement(*id, cursor) for id, (cursor, _) in taken.items()]
-        answers = await self._member.settle(settlements)
-        for settlement, answer in zip(settlements, answers, strict=True):
-            id = (settlement.topic, settlement.partition)
-            if answer != "ok":
-                del taken[id]
-                if answer == "retry":
-                    self._again.append(ids[id])
-        places = await self._claim(taken)
-        again = {}
-        for id, (cursor, state) in taken.items():
-            if id not in places:
-                self._again.append(self._reassigned(ids[id], cursor))
+        taken, again = await self._takeover.run(self._member, assigned)
+        self._again += again
+        for one in taken:
+            partition = Partition(one.topic, one.number, parking_topic(one.topic, self.group.name))
+            self._partitions[partition.id] = partition
+            if one.cursor is None or one.fold is None:
+                partition.lost = True
                 continue
-            partition = Partition(*id, parking_topic(id[0], self.group.name))
-            fold = Fold(state.place, state.place_epoch, state.base)
-            records, _ = await self._journal.read(partition.parking, partition.number, state.place)
-            for stored_record in records:
-                fold.apply(stored_record.position, record_of(stored_record))
-            if fold.epoch != cursor.epoch:
-                in_force[id] = fold.epoch
-                first = ids[id].cursor
-                keep = first if first is None or first.epoch == 0 else cursor
-                again[id] = Assigned(*id, keep, ids[id].token)
-                continue
-            owner = Owner(cursor, state, fold, self.group.policy, self._workers.push)
+            owner = Owner(one.cursor, one.state, one.fold, self.group.policy, self._workers.push, self._turn)
             partition.owner = owner
-            partition.trimmed_to = partition.checkpoint_at = state.place
-            self._partitions[id] = partition
+            partition.trimmed_to = partition.checkpoint_at = one.state.place
             self._by_owner[owner] = partition
             owner.resume(self.clock.now())
-        return again
-
-    def _reassigned(self, one: Assigned, cursor: Cursor) -> Assigned:
-        return Assigned(one.topic, one.partition, cursor, one.token)
-
-    async def _claim(self, taken: dict[tuple[str, int], Any]) -> set[tuple[str, int]]:
-        """Append the claims; return whose are durable."""
-        by_topic: dict[str, list[tuple[int, Claim]]] = {}
-        for (topic, number), (cursor, _) in taken.items():
-            by_topic.setdefault(topic, []).append((number, Claim(cursor.epoch, self._member_name)))
-        done: set[tuple[str, int]] = set()
-        for topic, batch in by_topic.items():
-            try:
-                await self._journal.append(parking_topic(topic, self.group.name), batch)
-            except (BackendError, UnknownOutcome) as error:
-                log.warning("group %s cannot claim in %s: %s", self.group.name, topic, error)
-                continue
-            done.update((topic, number) for number, _ in batch)
-        return done
-
-    async def _decide_lost(self, one: Assigned, known_epoch: int) -> Cursor | None:
-        """A group that has claimed before has no cursor: go on by its ``lost_cursor`` policy, or stop and say so."""
-        where = f"{one.topic}[{one.partition}]"
-        first = (await self._backend.describe(one.topic)).first[one.partition]
-        records, _ = await self._journal.read(parking_topic(one.topic, self.group.name), one.partition, 0)
-        fold = Fold()
-        for stored in records:
-            fold.apply(stored.position, record_of(stored))
-        if self.group.lost_cursor == "stop":
-            error = CursorLost(
-                f"group {self.group.name} has consumed {where} before and its cursor is gone",
-                hint="start it with lost_cursor='checkpoint' (go on where the parking topic says, "
-                f"{max(first, fold.base)}) or 'earliest'",
-            )
-            self.lost_cursors.append(error)
-            log.error("%s", error)
-            self._partitions[one.topic, one.partition] = Partition(
-                one.topic, one.partition, parking_topic(one.topic, self.group.name), lost=True
-            )
-            return None
-        low = first if self.group.lost_cursor == "earliest" else max(first, fold.base)
-        log.error("group %s: the cursor of %s is lost; going on at %d", self.group.name, where, low)
-        return Cursor(max(known_epoch, fold.epoch), low)
 
     # ---- fetching -------------------------------------------------------------------------------------------------
 
@@ -489,9 +359,15 @@ class Consumer:
         self._wake.set()
 
     async def load(self, delivery: Delivery) -> Event[Any]:
-        """Read the event of a parked delivery."""
+        """Read the event of a parked delivery, and with it those of its key that are next."""
         partition = self.partition_of(delivery)
-        return await self._journal.load(partition.parking, partition.number, delivery.place)
+        ahead = [delivery, *islice(delivery.lane.batch or (), LOAD_AHEAD)]
+        near = {one.place: one for one in ahead if 0 <= one.place - delivery.place < 4 * LOAD_AHEAD}
+        events = await self._journal.load(partition.parking, partition.number, near)
+        for place, event in events.items():
+            near[place].event = event
+        assert delivery.event is not None
+        return delivery.event
 
     def partition_of(self, delivery: Delivery) -> Partition:
         owner = delivery.lane.owner
@@ -507,10 +383,17 @@ class Consumer:
         owner = delivery.lane.owner
         if outcome is ACK:
             self.stats.acked += 1
-            owner.ack(delivery, self.clock.now())
+            if owner.ack(delivery):
+                self._ended += 1
+                if self._ended >= SETTLE_AFTER or not self._unsettled or self._watched:
+                    self._note_progress(0)
+                if self._hungry and owner.queued_events * 2 <= self._prefetch_events:
+                    self._hungry = False
+                    self._wake.set()
+                return
         else:
             self._count(delivery, outcome)
-            owner.end(delivery, outcome, self.clock.now())
+        owner.end(delivery, outcome, self.clock.now())
         if owner.has_records:
             self._journal_wake.set()
         elif owner.wake_at is not None:
@@ -658,7 +541,8 @@ class Consumer:
                     continue
                 if answer == "ok":
                     owner.settled(cursor, self.clock.now())
-                    await self._maintain(partition, owner)
+                    if await self._upkeep.keep(partition, owner):
+                        self._journal_wake.set()
                 elif answer == "fenced":
                     self._drop(partition.id, "its settle was refused")
                 else:
@@ -666,38 +550,6 @@ class Consumer:
                     self._settle_wake.set()
         if self._hungry:
             self._wake.set()
-
-    async def _maintain(self, partition: Partition, owner: Owner) -> None:
-        """Keep the parking topic short: forget what is finished, trim what nobody reads again."""
-        if owner.trim_below > partition.trimmed_to:
-            partition.trimmed_to = owner.trim_below
-            if self._backend.capabilities.trim:
-                with contextlib.suppress(BackendError):
-                    await self._backend.trim(partition.parking, partition.number, owner.trim_below)
-        if owner.fold.place - partition.checkpoint_at >= CHECKPOINT_AFTER and owner.request_checkpoint():
-            partition.checkpoint_at = owner.fold.place
-            await self._carry_forward(partition, owner)
-            self._journal_wake.set()
-
-    async def _carry_forward(self, partition: Partition, owner: Owner) -> None:
-        """Write old unfinished entries again at the end, so that they do not keep the whole parking topic."""
-        before = owner.fold.place - CARRY_BEHIND
-        stale = set(owner.stale(before, CARRY_LIMIT + 1))
-        if not stale or len(stale) > CARRY_LIMIT:  # so many dead letters are a topic worth keeping as it is
-            return
-        place, epoch, base = partition.trimmed_to, 0, 0
-        fold = Fold(place, epoch, base)
-        told: dict[Any, Told] = {}
-        records, _ = await self._journal.read(partition.parking, partition.number, place, before)
-        for stored in records:
-            record = record_of(stored)
-            fold.epoch = max(fold.epoch, getattr(record, "epoch", 0))
-            if fold.apply(stored.position, record):
-                with contextlib.suppress(KeyError):  # of an entry that was finished before this reading began
-                    tell(told, record, fold)
-        for key, position in stale & told.keys():
-            said = told[key, position]
-            owner.carry(key, position, said.event, said.edited, said.reason, said.history_lines())
 
     async def settle_before(self, delivery: Delivery) -> bool:
         """Make an attempt durable before its handler starts (probation); False if the partition is gone."""
@@ -709,11 +561,6 @@ class Consumer:
                 return owner is not None
             await asyncio.sleep(_RETRY_S)
         return False
-
-    @property
-    def alone(self) -> asyncio.Lock:
-        """Held while a delivery on probation runs: it may take the process down, and no neighbour with it."""
-        return self._alone
 
     # ---- giving back ----------------------------------------------------------------------------------------------
 
@@ -759,6 +606,11 @@ class Consumer:
             if partition.owner is not None:
                 partition.owner.stop(reason)
                 self._workers.interrupt(partition.owner, reason)
+
+    @property
+    def lost_cursors(self) -> list[CursorLost]:
+        """What stands still because the group's cursor is gone."""
+        return self._takeover.lost
 
     @property
     def owned(self) -> list[tuple[str, int]]:

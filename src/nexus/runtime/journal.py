@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ RECORD_TYPE = "nexus.parking.record"
 _MSGPACK = "application/msgpack"
 _READ_EVENTS = 2_000
 _READ_BYTES = 16 * 1024 * 1024
+_LOAD_BYTES = 1024 * 1024
 
 
 def parking_topic(topic: str, group: str) -> str:
@@ -63,10 +64,15 @@ class Journal:
                 break
         return found, place
 
-    async def load(self, topic: str, partition: int, place: int) -> Event[Any]:
-        """Read the event that the record at a place holds."""
-        (part,) = await self._backend.read([Want(topic, partition, place, 1)], _READ_BYTES)
-        record = record_of(part.events[0])
-        event: Event[Any] | None = getattr(record, "edited", None) or getattr(record, "event", None)
-        assert event is not None, record
-        return event
+    async def load(self, topic: str, partition: int, places: Collection[int]) -> dict[int, Event[Any]]:
+        """Read the events that the records at some places hold; the lowest place is always among the answers."""
+        first, last = min(places), max(places)
+        (part,) = await self._backend.read([Want(topic, partition, first, last - first + 1)], _LOAD_BYTES)
+        found: dict[int, Event[Any]] = {}
+        for stored in part.events:
+            if stored.position in places:
+                record = record_of(stored)
+                event: Event[Any] | None = getattr(record, "edited", None) or getattr(record, "event", None)
+                assert event is not None, record
+                found[stored.position] = event
+        return found

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
@@ -21,6 +22,7 @@ ENVELOPE_BYTES = 64 * 1024
 """Kept free below the backend's largest body, so that an event with its history can always be parked."""
 _YIELD_EVERY = 128
 _FULL_RETRY_S = 0.05
+_ROUTES_LIMIT = 4_096
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):
@@ -34,6 +36,14 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     durability: Durability
     duplicate: bool = False
     """The event was stored before, with the same content; this is where."""
+
+
+class _Route(msgspec.Struct, frozen=True, gc=False):
+    """Where events of a type go."""
+
+    topic: str
+    partitions: int
+    durability: Durability
 
 
 class Publisher:
@@ -59,6 +69,7 @@ class Publisher:
         self.default = default
         self.specs = {spec.name: spec for spec, _ in topics} | {default.name: default}
         self._durability: dict[str, Durability] = {}
+        self._routes: dict[str, _Route] = {}
         self._max_body_bytes = min(max_body_bytes, backend.capabilities.max_body_bytes - ENVELOPE_BYTES)
         self._queue_events = queue_events
         self._queue_bytes = queue_bytes
@@ -81,6 +92,13 @@ class Publisher:
     @property
     def durabilities(self) -> dict[str, Durability]:
         return self._durability
+
+    def _route(self, event_type: str) -> _Route:
+        spec = self.topic_of(event_type)
+        if len(self._routes) >= _ROUTES_LIMIT:
+            self._routes.clear()
+        route = self._routes[event_type] = _Route(spec.name, spec.partitions, self._durability[spec.name])
+        return route
 
     def topic_of(self, event_type: str) -> TopicSpec:
         """The topic that a type belongs to: the first whose pattern matches, else the default."""
@@ -113,19 +131,26 @@ class Publisher:
             self._since_yield += 1
             if self._since_yield >= _YIELD_EVERY:
                 await self._yield()
-            spec = self.topic_of(event.type)
-            batch = [(self.partition(event, spec.partitions), event)]
+            route = self._routes.get(event.type) or self._route(event.type)
+            key = event.key
+            partition = (
+                crc32(key.encode()) % route.partitions  # `partition_of`, without the call
+                if key is not None
+                else partition_of_keyless(event.source, event.id, route.partitions)
+            )
+            batch = [(partition, event)]
             try:
-                (place,) = await self._backend.append(spec.name, batch)
+                (place,) = await self._backend.append(route.topic, batch)
             except StoreFull as full:
-                (place,) = await self._append_when_there_is_room(spec.name, batch, full)
+                (place,) = await self._append_when_there_is_room(route.topic, batch, full)
         finally:
-            self._left(1, size)
-        if isinstance(place, IdConflict):
-            raise place
-        return Receipt(
-            event.id, spec.name, place.partition, place.position, self._durability[spec.name], place.duplicate
-        )
+            self._events -= 1
+            self._bytes -= size
+            if self._waiting or self._closed:
+                self._left()
+        if place.__class__ is Appended:
+            return Receipt(event.id, route.topic, place.partition, place.position, route.durability, place.duplicate)
+        raise place  # type: ignore[misc]
 
     async def publish_many(self, events: Sequence[Event[Any]]) -> list[Receipt | PublishError]:
         """Store events: all are validated before any is stored, then each has an answer of its own, in order.
@@ -153,17 +178,19 @@ class Publisher:
             await self._yield()
             return await self._append(events)
         finally:
-            self._left(len(events), size)
+            self._events -= len(events)
+            self._bytes -= size
+            self._left()
 
     async def _append(self, events: Sequence[Event[Any]]) -> list[Receipt | PublishError]:
-        by_topic: dict[str, tuple[TopicSpec, list[int]]] = {}
+        by_route: dict[str, tuple[_Route, list[int]]] = {}
         for index, event in enumerate(events):
-            spec = self.topic_of(event.type)
-            by_topic.setdefault(spec.name, (spec, []))[1].append(index)
+            route = self._routes.get(event.type) or self._route(event.type)
+            by_route.setdefault(route.topic, (route, []))[1].append(index)
         answers: dict[int, Receipt | PublishError] = {}
-        for topic, (spec, indexes) in by_topic.items():
-            batch = [(self.partition(events[index], spec.partitions), events[index]) for index in indexes]
-            durability = self._durability[topic]
+        for topic, (route, indexes) in by_route.items():
+            durability = route.durability
+            batch = [(self.partition(events[index], route.partitions), events[index]) for index in indexes]
             try:
                 try:
                     places = await self._backend.append(topic, batch)
@@ -186,9 +213,7 @@ class Publisher:
         self._since_yield = 0
         await asyncio.sleep(0)
 
-    def _left(self, count: int, size: int) -> None:
-        self._events -= count
-        self._bytes -= size
+    def _left(self) -> None:
         if self._waiting:
             self._let_in()
         elif self._closed and not self._events:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
@@ -29,8 +28,7 @@ class Publish(msgspec.Struct, frozen=True):
     """None takes the key of the event that was handled."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Subscription:
+class Subscription(msgspec.Struct, frozen=True, eq=False):
     """One handler of a group, and what it is for."""
 
     patterns: tuple[str, ...]
@@ -41,10 +39,11 @@ class Subscription:
     batch_size: int
     key: str | None
     """Name of the field of returned payloads that becomes their key; None keeps the handled event's key."""
+    plain: bool = False
+    """An async handler without a time limit: it is simply awaited."""
 
 
-@dataclasses.dataclass(slots=True)
-class Group:
+class Group(msgspec.Struct, eq=False):
     """A consumer group as its code describes it."""
 
     name: str
@@ -52,7 +51,7 @@ class Group:
     workers: int
     start: str
     lost_cursor: str
-    subscriptions: list[Subscription] = dataclasses.field(default_factory=list)
+    subscriptions: list[Subscription] = msgspec.field(default_factory=list)
     _router: Router[Subscription] | None = None
 
     def route(self, event: Event[Any]) -> Subscription | None:

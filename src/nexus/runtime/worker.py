@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextvars
 import logging
 import random
@@ -17,15 +16,16 @@ import msgspec
 
 from nexus.core.lanes import Delivery, Lane, ReadyQueue
 from nexus.core.outcome import ACK, CANCELLED, Ack, Cancelled, DeadLetter, Outcome, Park, RetryIn
-from nexus.core.owner import PROBATION_AFTER
-from nexus.errors import BackendError, HandlerError, IdConflict, PublishError
+from nexus.errors import HandlerError, IdConflict, PublishError
 from nexus.event import Event
 from nexus.runtime.binding import Context
-from nexus.runtime.processes import ProcessPool
 from nexus.runtime.subscription import Subscription, returned_events
 
 if TYPE_CHECKING:
+    import concurrent.futures
+
     from nexus.runtime.consumer import Consumer
+    from nexus.runtime.processes import ProcessPool
 
 log = logging.getLogger("nexus.delivery")
 
@@ -94,71 +94,73 @@ class Workers:
                 turn_ends = now() + _TURN_S
 
     async def _deliver(self, run: _Run, delivery: Delivery, now: float) -> None:
-        """See one delivery, or a batch that it begins, through to its outcome."""
+        """See one delivery, or a batch that it begins, through to its outcome. One coroutine: this is the hot path."""
         run.delivery = delivery
-        locked = False
+        route: Subscription | None = None
+        called = False
         try:
-            owner = delivery.lane.owner
-            if owner.unclean >= PROBATION_AFTER:
-                await self._consumer.alone.acquire()
-                locked = True
             event = delivery.event
             if event is None:
                 event = delivery.event = await self._consumer.load(delivery)
-            route: Subscription | None = delivery.route or self._consumer.group.route(event)
-            if route is None:
-                outcome: Outcome | Cancelled = ACK  # parked once, and no handler wants it any more
-            elif event.expirytime is not None and event.expirytime.timestamp() <= now:
-                self._consumer.stats.expired += 1
-                outcome = ACK
-            elif delivery.attempt > 1 and delivery.attempt > route.retry.max_attempts + INTERRUPTED_LIMIT:
-                outcome = DeadLetter("interrupted", f"{delivery.attempt - 1} attempts ended without an outcome")
-            elif locked and not delivery.parked and not await self._consumer.settle_before(delivery):
-                outcome = CANCELLED
-            elif route.binding.batch:
-                await self._deliver_batch(run, delivery, route)
-                return
-            else:
-                outcome = await self._call(run, route, delivery, event)
+            route = delivery.route or self._consumer.group.route(event)
+            outcome: Outcome | Cancelled | None = None
+            if route is None or delivery.attempt > 1 or event.expirytime is not None:
+                outcome = self._outcome_without_call(delivery, event, route, now)
+            if outcome is None and delivery.lane.owner.on_probation and not delivery.parked:
+                outcome = None if await self._consumer.settle_before(delivery) else CANCELLED
+            if outcome is None:
+                assert route is not None
+                if route.binding.batch:
+                    await self._deliver_batch(run, delivery, route)
+                    return
+                arguments = route.binding.arguments(event, lambda: self._context(delivery))
+                current_event.set(event)
+                called = True
+                if route.plain:
+                    result = await route.binding.handler(*arguments)
+                else:
+                    result = await self._invoke(run, route, arguments)
+                outcome = ACK if result is None else await self._outcome_of(result, route, event)
         except asyncio.CancelledError:
-            self._consumer.ended(delivery, CANCELLED)
+            limit = run.interrupted == TIME_LIMIT
             run.forgive()
-            return
-        except BackendError as error:  # the parked event could not be read: nothing was tried
-            log.warning("group %s: %s", self._consumer.group.name, error)
-            outcome = RetryIn(1.0, str(error))
+            outcome = CANCELLED
+            if limit:
+                assert route is not None
+                outcome = self._failed(route, delivery, HandlerTimeout(f"longer than {route.timeout_s:g} s"))
+        except Exception as failure:
+            outcome = self._outcome_of_failure(failure, delivery, route, called)
         finally:
             run.delivery = None
-            if locked:
-                self._consumer.alone.release()
         self._consumer.ended(delivery, outcome)
 
-    async def _call(self, run: _Run, route: Subscription, delivery: Delivery, event: Event[Any]) -> Outcome | Cancelled:
-        """Call a handler with one event; whatever happens is an outcome."""
-        binding = route.binding
-        try:
-            arguments = binding.arguments(event, lambda: self._context(delivery))
-        except (msgspec.MsgspecError, ValueError, TypeError) as error:
-            return DeadLetter("undecodable", describe(error))  # no retry can make the bytes fit
-        current_event.set(event)
-        try:
-            if binding.run_in == "loop" and route.timeout_s is None:
-                result = await binding.handler(*arguments)
-            else:
-                result = await self._invoke(run, route, arguments)
-            if result is None:
-                return ACK
-            if isinstance(result, Ack | RetryIn | Park | DeadLetter):
-                return result
-            await self._publish_returned(result, route, event)
+    def _outcome_without_call(
+        self, delivery: Delivery, event: Event[Any], route: Subscription | None, now: float
+    ) -> Outcome | None:
+        if route is None:
+            return ACK  # parked once, and no handler wants it any more
+        if event.expirytime is not None and event.expirytime.timestamp() <= now:
+            self._consumer.stats.expired += 1
             return ACK
-        except asyncio.CancelledError:
-            if run.interrupted != TIME_LIMIT:
-                raise
-            run.forgive()
-            return self._failed(route, delivery, HandlerTimeout(f"longer than {route.timeout_s:g} s"))
-        except Exception as failure:
-            return self._failed(route, delivery, failure)
+        if delivery.attempt > route.retry.max_attempts + INTERRUPTED_LIMIT:
+            return DeadLetter("interrupted", f"{delivery.attempt - 1} attempts ended without an outcome")
+        return None
+
+    async def _outcome_of(self, result: object, route: Subscription, event: Event[Any]) -> Outcome:
+        if isinstance(result, Ack | RetryIn | Park | DeadLetter):
+            return result
+        await self._publish_returned(result, route, event)
+        return ACK
+
+    def _outcome_of_failure(
+        self, failure: Exception, delivery: Delivery, route: Subscription | None, called: bool
+    ) -> Outcome:
+        if route is None:  # the parked event could not be read: nothing was tried
+            log.warning("group %s: %s", self._consumer.group.name, failure)
+            return RetryIn(1.0, str(failure))
+        if not called:
+            return DeadLetter("undecodable", describe(failure))  # no retry can make the bytes fit
+        return self._failed(route, delivery, failure)
 
     async def _invoke(self, run: _Run, route: Subscription, arguments: tuple[Any, ...]) -> Any:
         binding = route.binding
@@ -170,9 +172,13 @@ class Workers:
                 return await binding.handler(*arguments)
             if binding.run_in == "process":
                 if self._processes is None:
+                    from nexus.runtime.processes import ProcessPool  # most programs never need it
+
                     self._processes = ProcessPool(self._count)
                 return await self._processes.run(binding.handler, arguments)
             if self._threads is None:
+                import concurrent.futures.thread
+
                 self._threads = concurrent.futures.ThreadPoolExecutor(self._count, f"nexus-{self._consumer.group.name}")
             run.cancellable = False  # a thread cannot be stopped: its lane stays taken until it returns
             work = contextvars.copy_context().run

@@ -60,6 +60,20 @@ class VirtualClock:
     def now(self) -> float:
         return self._wall + (self._monotonic - self._start_s)
 
+    async def sleep(self, seconds: float) -> None:
+        """Let so much time pass."""
+        await asyncio.sleep(seconds)
+
+    async def sleep_until(self, holds: Callable[[], object], within_s: float = 86_400.0) -> None:
+        """Let time pass until something holds; looks at least once in every hundredth of the time that has passed.
+
+        Raises `TimeoutError` after ``within_s``.
+        """
+        started = self._monotonic
+        async with asyncio.timeout(within_s):
+            while not holds():  # noqa: ASYNC110 - it is time that must pass
+                await asyncio.sleep(max(0.001, (self._monotonic - started) / 100))
+
     def set_wall_clock(self, seconds: float) -> None:
         """Move the wall clock by so much, back or forth, as an administrator or NTP may."""
         self._wall += seconds

@@ -2,8 +2,9 @@
 
     pytest --nexus-backends=memory,sqlite,nats://localhost
 
-Each test that asks for ``nexus_backend_url``, ``nexus_backend`` or ``nexus_bus`` runs once for each backend. One that
-cannot be opened fails the test; nothing is skipped.
+Each test that asks for ``nexus_backend_url`` or ``nexus_backend`` runs once for each backend. One that cannot be opened
+fails the test; nothing is skipped. ``nexus_bus`` is always in memory and on virtual time, so that it does the same in
+every run.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from nexus.app import Nexus
     from nexus.spi.backend import Backend
     from nexus.testing.clock import VirtualClock
+    from nexus.testing.published import Published
 
 if TYPE_CHECKING:
     _async_fixture = pytest.fixture
@@ -82,6 +85,24 @@ async def nexus_backend(nexus_backend_url: str, request: pytest.FixtureRequest) 
     await backend.open()
     yield backend
     await backend.close()
+
+
+@_async_fixture
+async def nexus_bus(nexus_clock: VirtualClock) -> AsyncIterator[Nexus]:
+    """A bus in memory on virtual time: register handlers, then ``async with nexus_bus:``; closed at the end."""
+    from nexus.app import Nexus
+
+    bus = Nexus("memory://", clock=nexus_clock, settings={})
+    yield bus
+    await bus.close()
+
+
+@pytest.fixture
+def published(nexus_bus: Nexus) -> Published:
+    """What was published on ``nexus_bus``: ``await published("order.*")`` while it is open."""
+    from nexus.testing.published import Published
+
+    return Published(nexus_bus)
 
 
 def _clock(request: pytest.FixtureRequest) -> Any:

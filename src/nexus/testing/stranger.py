@@ -28,6 +28,11 @@ _KINDS: dict[str, type[Change]] = {kind.__name__: kind for kind in (Assigned, Re
 HEARD_LIMIT = 4_096
 
 
+def environment() -> dict[str, str]:
+    """The environment of another process that finds what this one finds."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
 class Stranger:
     """A member elsewhere. ``heard`` is what it was told, oldest first; the last `HEARD_LIMIT` of it."""
 
@@ -50,6 +55,7 @@ class Stranger:
             *(sys.executable, "-m", "nexus.testing.stranger", url, group, member, start, *topics),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            env=environment(),
         )
         return _Process(process)
 

@@ -22,6 +22,7 @@ from nexus.app import Nexus
 from nexus.clock import SYSTEM_CLOCK, Clock
 from nexus.event import Event
 from nexus.runtime.binding import Context
+from nexus.testing.stranger import environment
 
 
 class Handled(msgspec.Struct, frozen=True):
@@ -51,6 +52,7 @@ class StrangerBus:
             *(sys.executable, "-m", "nexus.testing.stranger_bus", url, topic, str(partitions), group, str(handle_s)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            env=environment(),
         )
         return _Process(process)
 

@@ -173,8 +173,16 @@ async def test_case_80_a_damaged_event_stops_its_partition_and_is_named(tmp_path
         with pytest.raises(CorruptData, match="topic 'orders', partition 0, position 50") as caught:
             await store.read([Want("orders", 0, 50, 100)], 1 << 20)
         assert caught.value.position == 50  # type: ignore[attr-defined]
+        # Its id, sent again, concerns only the call that sends it.
+        again, fine = await asyncio.gather(
+            store.append("orders", [(0, event("x")), (0, event(100, b"needle-100"))]),
+            store.append("orders", [(0, event("y")), (0, event(102, b"needle-102"))]),
+            return_exceptions=True,
+        )
+        assert isinstance(again, CorruptData)
+        assert fine == [Appended(0, 300), Appended(0, 51, True)]
         await store.trim("orders", 0, 51)
-        assert (await store.read([Want("orders", 0, 50, 999)], 1 << 20))[0].next == 300
+        assert (await store.read([Want("orders", 0, 50, 999)], 1 << 20))[0].next == 301
 
 
 async def test_case_81_a_missing_log_of_a_store_in_use_is_refused(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from sqlite_help import NOON, all_of, event, opened, until
 
 from nexus.backends.sqlite import SqliteBackend, backend
+from nexus.backends.sqlite.log import Shape, locate, seq_at_time
+from nexus.backends.sqlite.reader import Reader
 from nexus.errors import Closed, IdConflict, PayloadTooLarge, Sealed, SettingsError, StoreFull, UnknownTopic
 from nexus.spi.backend import Appended, TopicSpec, Want
 
@@ -222,6 +224,34 @@ async def test_a_time_is_found_by_bisection_and_never_runs_backwards(tmp_path: P
         assert await store.position_at("orders", 1, 1_009.5) == 5
         assert await store.position_at("orders", 0, 1_009.0) == 5
         assert await store.position_at("orders", 1, 1e12) == 50
+
+
+async def test_places_and_times_are_found_without_looking_at_every_row(tmp_path: Path) -> None:
+    async with opened(tmp_path / "bus.db", TopicSpec("orders", 1)) as store:
+        for start in range(0, 60_000, 2_000):
+            await store.append("orders", [(0, event(n)) for n in range(start, start + 2_000)])
+        steps = 0
+
+        def count() -> bool:
+            nonlocal steps
+            steps += 1
+            return False
+
+        def look(reader: Reader) -> None:
+            topic = reader.topic("orders")
+            topic.ends()
+            reader.db.set_progress_handler(count, 100)
+            assert rows_left(reader, topic.shape) == 1
+            assert seq_at_time(reader.db, topic.shape, 0.0) == 1
+            reader.db.set_progress_handler(None)
+
+        await store._reader.run(look)
+        assert steps < 500  # of 100 instructions each; a look at every row takes thousands
+
+
+def rows_left(reader: Reader, shape: Shape) -> int:
+    """Return how far the located row is from the one that was sought."""
+    return 1 if 0 <= 30_001 - locate(reader.db, shape, 0, 30_000) <= 2_000 else 0
 
 
 async def test_trimmed_events_are_answered_as_trimmed_and_their_rows_go(tmp_path: Path) -> None:

@@ -78,12 +78,13 @@ class Store:
         return topic.info()
 
     def append(self, name: str, batch: Sequence[tuple[int, Event[object]]]) -> list[Appended | IdConflict]:
-        topic = self.topic(name)
+        topic = self.topics.get(name) or self.topic(name)
         sizes = _check(topic, batch)
-        if self._count + len(sizes) > self.max_events or self._size_bytes + sum(sizes) > self.max_bytes:
+        size = sizes[0] if len(sizes) == 1 else sum(sizes)
+        if self._count + len(sizes) > self.max_events or self._size_bytes + size > self.max_bytes:
             self._make_room(topic, *topic.fresh(batch, sizes))
         before = topic.size_bytes
-        answers, stored = topic.add(batch, sizes, self._clock.now(), self._clock.monotonic())
+        answers, stored = topic.add(batch, sizes, self._clock)
         self._count += stored
         self._size_bytes += topic.size_bytes - before
         if topic.retains:
@@ -207,7 +208,7 @@ def _check(topic: Topic, batch: Sequence[tuple[int, Event[object]]]) -> list[int
         body, key, extensions = len(event.body), event.key, event.extensions
         if body > MAX_BODY_BYTES:
             raise PayloadTooLarge(f"payload of {body:,} bytes is over the limit of {MAX_BODY_BYTES:,}")
-        size = ENVELOPE_BYTES + body + len(event.id) + len(event.source)
+        size = ENVELOPE_BYTES + body + len(event.id)
         if key is not None:
             size += len(key)
         if extensions:

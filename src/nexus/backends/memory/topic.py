@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from nexus.clock import Clock
 from nexus.core.envelope import same_content
 from nexus.errors import IdConflict, SettingsError
 from nexus.event import Event
@@ -80,11 +81,17 @@ def _recorded_at(stored: Stored) -> float:
     return stored.recorded_at
 
 
+def _retains(spec: TopicSpec) -> bool:
+    return spec.retention_age_s is not None or spec.retention_bytes is not None
+
+
 class Topic:
     """A topic: its partitions, its ids and how many bytes it holds."""
 
     def __init__(self, spec: TopicSpec) -> None:
         self.spec = spec
+        self.retains = _retains(spec)
+        """Whether retention may let events go."""
         self.partitions = [Partition() for _ in range(spec.partitions)]
         self.size_bytes = 0
         self.sealed = 0
@@ -108,7 +115,7 @@ class Topic:
         return self.partitions[index]
 
     def add(
-        self, batch: Sequence[tuple[int, Event[object]]], sizes: Sequence[int], now: float, monotonic: float
+        self, batch: Sequence[tuple[int, Event[object]]], sizes: Sequence[int], clock: Clock
     ) -> tuple[list[Appended | IdConflict], int]:
         """Store checked events; return an answer for each and how many were stored."""
         answers: list[Appended | IdConflict] = []
@@ -116,7 +123,8 @@ class Topic:
         partitions, ids, stored, size_bytes = self.partitions, self.ids, 0, 0
         known = len(partitions)
         remember = self._recent.append
-        for (index, event), size in zip(batch, sizes, strict=True):
+        now = clock.now()
+        for (index, event), size in zip(batch, sizes):  # noqa: B905 - made from one another; `strict` costs a call
             part = partitions[index]
             events = part.events
             position = part.base + len(events)
@@ -135,10 +143,10 @@ class Topic:
             stored += 1
             answer(Appended(index, position))
         self.size_bytes += size_bytes
-        if ids is not None and (
-            len(self._recent) >= _BUCKET_LIMIT or monotonic >= self._recent_since_s + _BUCKET_AGE_S
-        ):
-            self._turn_window(ids, monotonic)
+        if ids is not None:
+            monotonic = clock.monotonic()
+            if len(self._recent) >= _BUCKET_LIMIT or monotonic >= self._recent_since_s + _BUCKET_AGE_S:
+                self._turn_window(ids, monotonic)
         return answers, stored
 
     def _again(self, event: Event[object], key: tuple[str, str], found: int) -> Appended | IdConflict:
@@ -163,14 +171,10 @@ class Topic:
                 del ids[key]
                 self._digests.pop(key, None)
 
-    @property
-    def retains(self) -> bool:
-        """Whether retention may let events go."""
-        return self.spec.retention_age_s is not None or self.spec.retention_bytes is not None
-
     def keep(self, age_s: float | None, size_bytes: int | None) -> None:
         """Take a new retention over."""
         self.spec = msgspec.structs.replace(self.spec, retention_age_s=age_s, retention_bytes=size_bytes)
+        self.retains = _retains(self.spec)
 
     def seal(self, index: int) -> int:
         """Refuse further events in a partition; return its end."""

@@ -29,10 +29,10 @@ from nexus.backends.sqlite.log import (
     seal_mark,
 )
 from nexus.backends.sqlite.requests import AppendRequest, Item
-from nexus.backends.sqlite.rows import POSITION_BITS, POSITION_MASK, damaged, fact_number, id_number, open_row, seal_row
+from nexus.backends.sqlite.rows import POSITION_BITS, POSITION_MASK, fact_number, id_number, open_row, seal_row
 from nexus.backends.sqlite.settings import Settings
 from nexus.core.envelope import same_content
-from nexus.errors import IdConflict, Sealed, UnknownTopic
+from nexus.errors import CorruptData, IdConflict, Sealed, UnknownTopic
 from nexus.event import Event
 from nexus.spi.backend import Appended
 
@@ -84,13 +84,13 @@ class TopicWriter:
             self._append_all(requests, at)
             return
         self._take_turns()
+        before = self.ends.copy(), self.seq, self._total, self._last_at
         self._db.execute("SAVEPOINT fast")
-        if self._insert_new(requests):
-            self._append_all(requests, at)
-        else:
+        if not self._append_all(requests, at):
             self._db.execute("ROLLBACK TO fast")
+            self.ends, self.seq, self._total, self._last_at = before
             for request in requests:
-                request.result = [self._append_one(item, at) for item in request.items]
+                self._append_one_by_one(request, at)
         self._db.execute("RELEASE fast")
 
     def _accepts(self, request: AppendRequest) -> bool:
@@ -104,65 +104,73 @@ class TopicWriter:
                 return False
         return True
 
-    def _insert_new(self, requests: Sequence[AppendRequest]) -> bool:
-        """Note all ids for the rows to come; False if one of them was there."""
-        ends = self.ends.copy()
-        seq = self.seq
-        rows = []
-        for request in requests:
-            for partition, event, _ in request.items:
-                end = ends[partition]
-                ends[partition] = end + 1
-                place = partition << POSITION_BITS | end
-                rows.append((id_number(event.source, event.id), seq, place, fact_number(event)))
-                seq += 1
-        table = self._table(self._generation)
-        if self._two_tables:
-            before = self._table(self._generation - 1)
-            sql = (
-                f"INSERT OR IGNORE INTO {table} SELECT ?1, ?2, ?3, ?4 "
-                f"WHERE NOT EXISTS (SELECT 1 FROM {before} WHERE number = ?1)"
-            )
-        else:
-            sql = f"INSERT OR IGNORE INTO {table} VALUES (?, ?, ?, ?)"
-        changes = self._db.total_changes()
-        self._db.executemany(sql, rows)
-        return self._db.total_changes() - changes == len(rows)
-
-    def _append_all(self, requests: Sequence[AppendRequest], at: float) -> None:
+    def _append_all(self, requests: Sequence[AppendRequest], at: float) -> bool:
+        """Store all events as new ones; False, with half of it done, if an id was there already."""
         seed, ends, seq, total = self.shape.seed, self.ends, self.seq, self._total
+        dedup = self.shape.spec.dedup
         rows = []
+        ids = []
         for request in requests:
             answers = []
-            for partition, _, content in request.items:
+            for partition, event, content in request.items:
                 position = ends[partition]
                 ends[partition] = position + 1
                 place = partition << POSITION_BITS | position
                 total += len(content) + 4
                 rows.append((seq, place, at, total, seal_row(seed, seq, place, at, total, content)))
+                if dedup:
+                    ids.append((id_number(event.source, event.id), seq))
                 answers.append(Appended(partition, position))
                 seq += 1
             request.result = answers
-        self._db.executemany(self._insert_row, rows)
         self.seq, self._total, self._last_at = seq, total, at
+        if dedup and not self._insert_new(ids):
+            return False
+        self._db.executemany(self._insert_row, rows)
+        return True
+
+    def _insert_new(self, ids: list[tuple[int, int]]) -> bool:
+        """Note ids; False if one of them was there."""
+        table = self._table(self._generation)
+        if self._two_tables:
+            before = self._table(self._generation - 1)
+            sql = (
+                f"INSERT OR IGNORE INTO {table}(number, seq) SELECT ?1, ?2 "
+                f"WHERE NOT EXISTS (SELECT 1 FROM {before} WHERE number = ?1)"
+            )
+        else:
+            sql = f"INSERT OR IGNORE INTO {table}(number, seq) VALUES (?, ?)"
+        changes = self._db.total_changes()
+        self._db.executemany(sql, ids)
+        return self._db.total_changes() - changes == len(ids)
+
+    def _append_one_by_one(self, request: AppendRequest, at: float) -> None:
+        before = self.ends.copy(), self.seq, self._total, self._last_at
+        self._db.execute("SAVEPOINT one")
+        try:
+            request.result = [self._append_one(item, at) for item in request.items]
+        except CorruptData as error:  # the first event under one of the ids
+            self._db.execute("ROLLBACK TO one")
+            self.ends, self.seq, self._total, self._last_at = before
+            request.error = error
+        self._db.execute("RELEASE one")
 
     def _append_one(self, item: Item, at: float) -> Appended | IdConflict:
         partition, event, content = item
-        number = id_number(event.source, event.id)
+        number, fact = id_number(event.source, event.id), fact_number(event)
         for generation in (self._generation, self._generation - 1):
             probe = number
             # Two ids with one number stand side by side: go on until a number is free.
             while (found := self._found(generation, probe)) is not None:
-                place, fact, stored = found
-                if stored is None or (stored.id == event.id and stored.source == event.source):
+                place, known, stored = found
+                if stored is None:
+                    same_id, same = known is not None and known >> 32 == fact >> 32, known == fact
+                else:
+                    same_id = stored.id == event.id and stored.source == event.source
+                    same = same_id and same_content(stored, event)
+                if same_id:
                     first = Appended(place >> POSITION_BITS, place & POSITION_MASK, duplicate=True)
-                    if fact == fact_number(event) if stored is None else same_content(stored, event):
-                        return first
-                    return IdConflict(
-                        f"topic {self.shape.spec.name!r} has another event with source {event.source!r} and id "
-                        f"{event.id!r}, at partition {first.partition}, position {first.position}",
-                        hint="give events ids of their own",
-                    )
+                    return first if same else self._conflict(event, first)
                 probe += 1
             if generation == self._generation:
                 free = probe
@@ -170,8 +178,8 @@ class TopicWriter:
         place = partition << POSITION_BITS | position
         total = self._total + len(content) + 4
         self._db.execute(
-            f"INSERT INTO {self._table(self._generation)} VALUES (?, ?, ?, ?)",
-            (free, self.seq, place, fact_number(event)),
+            f"INSERT INTO {self._table(self._generation)}(number, seq) VALUES (?, ?)",
+            (free, self.seq),
         )
         self._db.execute(
             self._insert_row,
@@ -182,20 +190,25 @@ class TopicWriter:
         self._total, self._last_at = total, at
         return Appended(partition, position)
 
-    def _found(self, generation: int, number: int) -> tuple[int, int, Event[Any] | None] | None:
-        """Return place, content's checksum and event behind a number; no event if its row is gone."""
-        row = self._db.execute(
-            f"SELECT seq, place, fact FROM {self._table(generation)} WHERE number = ?", (number,)
-        ).fetchone()
+    def _conflict(self, event: Event[Any], first: Appended) -> IdConflict:
+        return IdConflict(
+            f"topic {self.shape.spec.name!r} has another event with source {event.source!r} and id "
+            f"{event.id!r}, at partition {first.partition}, position {first.position}",
+            hint="give events ids of their own",
+        )
+
+    def _found(self, generation: int, number: int) -> tuple[int, int | None, Event[Any] | None] | None:
+        """Return place, checksum and event behind a number; the checksum stands for an event that is deleted."""
+        row = one(self._db, f"SELECT seq, place, fact FROM {self._table(generation)} WHERE number = ?", (number,))
         if row is None:
             return None
         seq, place, fact = row
-        if place & POSITION_MASK < self.parts.first[place >> POSITION_BITS]:
-            return place, fact, None  # trimmed: that it was there is all that may be known
+        if place is not None:
+            return place, fact, None
         kept = one(self._db, f"SELECT place, at, total, row FROM log_{self.shape.id} WHERE seq = ?", (seq,))
-        if kept is None:
-            raise damaged(self.shape.spec.name, place >> POSITION_BITS, place & POSITION_MASK)
-        return place, fact, open_row(self.shape.seed, self.shape.spec.name, seq, *kept)
+        if kept is None:  # it was damaged when it was deleted: as if it had never been
+            return -1, None, None
+        return kept[0], None, open_row(self.shape.seed, self.shape.spec.name, seq, *kept)
 
     @property
     def unmarked(self) -> bool:
@@ -238,6 +251,24 @@ class TopicWriter:
             (self._generation, self._turn_seq, BOOT_ID, self._turn_at, self.shape.id),
         )
 
+    def _keep_fact(self, seq: int, place: int, at: float, total: int, row: bytes) -> None:
+        """Note with the id of an event that is to be deleted where it was and what it said."""
+        try:
+            event = open_row(self.shape.seed, self.shape.spec.name, seq, place, at, total, row)
+        except CorruptData:
+            return
+        number, fact = id_number(event.source, event.id), fact_number(event)
+        for generation in (self._generation, self._generation - 1):
+            probe = number
+            while found := one(self._db, f"SELECT seq FROM {self._table(generation)} WHERE number = ?", (probe,)):
+                if found[0] == seq:
+                    self._db.execute(
+                        f"UPDATE {self._table(generation)} SET place = ?, fact = ? WHERE number = ?",
+                        (place, fact, probe),
+                    )
+                    return
+                probe += 1
+
     def free_some(self, rows: int) -> bool:
         """Really delete up to ``rows`` trimmed rows; True if there are more."""
         parts, db, number = self.parts, self._db, self.shape.id
@@ -248,10 +279,12 @@ class TopicWriter:
             if self._mark_seq < self.seq:
                 self.mark()  # the ends must never be read from rows that go
             gone: list[tuple[int]] = []
-            for seq, position, _, _ in rows_of(db, self.shape, partition, freed):
+            for seq, position, at, total, row in rows_of(db, self.shape, partition, freed):
                 if position >= first or len(gone) >= rows:
                     break
                 gone.append((seq,))
+                if self.shape.spec.dedup:
+                    self._keep_fact(seq, partition << POSITION_BITS | position, at, total, row)
                 freed = position + 1
             else:
                 freed = first

@@ -43,6 +43,8 @@ from nexus.spi.backend import (
 
 QUEUE_EVENTS = 32_768
 QUEUE_BYTES = 64 * 1024 * 1024
+HAND_OVER_EVENTS = 100
+"""From so many events on the writer begins at once, while the loop goes on making more."""
 MAX_BODY_BYTES = 16 * 1024 * 1024
 _EVENT_BYTES = 256
 """What an event takes in memory besides its content, roughly."""
@@ -126,10 +128,12 @@ class SqliteBackend:
     # Requests and their answers
 
     def _put(self, request: Request) -> None:
-        if not self._out:
-            # One hand-over for all that is wished in this turn of the loop.
-            self._loop.call_soon(self._flush)
         self._out.append(request)
+        if len(self._out) == 1 and request.events < HAND_OVER_EVENTS:
+            # One hand-over for all that is wished in this turn of the loop, unless it is much.
+            self._loop.call_soon(self._flush)
+        elif request.events >= HAND_OVER_EVENTS or len(self._out) >= HAND_OVER_EVENTS:
+            self._flush()
 
     def _flush(self) -> None:
         if self._out:
@@ -288,6 +292,7 @@ class SqliteBackend:
         """See `nexus.spi.backend.Backend.read`."""
         if self.closed:
             raise Closed("the store is not open")
+        self._news.poll(self._on_news)
         slices: list[Slice | None] = []
         missing: list[int] = []
         for number, want in enumerate(wants):
@@ -358,6 +363,7 @@ class SqliteBackend:
         def join(db: apsw.Connection, report: Report) -> SqliteMember:
             shapes = [load_shape(db, self._store.id, name) for name in dict.fromkeys(topics)]
             share.topics = {shape.id: shape.spec.name for shape in shapes}
+            self._house.bury_dead(db)  # so that what is free is had at once, after a restart for example
             share.group, share.id = groups.join(
                 db, group, shapes, member, self._store.presence.name, self.settings.lease_s, start
             )

@@ -19,7 +19,7 @@ from nexus.backends.sqlite.settings import Settings
 EVERY_S = 0.05
 WAL_PAGE_BYTES = 4_096 + 24
 GROW_FROM_BYTES = 256 * 1024
-GROW_AHEAD_BYTES = 16 * 1024 * 1024
+GROW_AHEAD_BYTES = 8 * 1024 * 1024
 _ZEROS = bytes(1024 * 1024)
 
 
@@ -90,8 +90,9 @@ class Checkpointer:
             if space.f_bavail * space.f_frsize < 4 * self._settings.wal_bytes:
                 return
             while size < target:
+                # In small steps: a commit that is synced meanwhile waits for what was written here.
                 size += os.write(fd, _ZEROS)
-            os.fsync(fd)
+                os.fsync(fd)
         finally:
             os.close(fd)
 

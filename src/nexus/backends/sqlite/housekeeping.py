@@ -77,8 +77,7 @@ class Housekeeping:
             def keep(db: apsw.Connection, report: Report) -> None:
                 until = boot_time() + self._lease_s
                 groups.renew(db, self._process, until)
-                gone = groups.find_dead(db, self._process, self._store.presence.is_dead)
-                groups.remove_members(db, gone)
+                self.bury_dead(db)
                 for share, (topic, partition) in late:
                     groups.give_up(db, share.group, share.id, topic, partition)
                 self.touched |= numbers
@@ -138,8 +137,16 @@ class Housekeeping:
 
         return commit
 
+    def bury_dead(self, db: apsw.Connection) -> None:
+        """Take out members of processes that are gone."""
+        groups.remove_members(db, groups.find_dead(db, self._process, self._store.presence.is_dead))
+
     def add(self, share: Share, report: Report) -> None:
         """Take a member in whose row was just written; its partitions come with this transaction."""
+        if not self.shares:
+            # Its lease begins now. A needless renewal right after it would be one more moment to be stopped in, and
+            # a process that is stopped in the middle of a commit keeps the file from everybody.
+            self._renew_at = boot_time() + self._lease_s / 3
         if share not in self.shares:
             self.shares.append(share)
         self.touched.add(share.group)
@@ -253,7 +260,7 @@ class Housekeeping:
 
 def _seq_above(db: apsw.Connection, topic: int, over: int) -> int:
     """Return the ``seq`` below which there are at least ``over`` bytes."""
-    low, high = one(db, f"SELECT min(seq), max(seq) FROM log_{topic}")
+    low, high = one(db, f"SELECT (SELECT min(seq) FROM log_{topic}), (SELECT max(seq) FROM log_{topic})")
     base = one(db, f"SELECT total - length(row) FROM log_{topic} WHERE seq = ?", (low,))[0]
     found: int = high + 1
     while low <= high:

@@ -121,10 +121,16 @@ def check_end(db: apsw.Connection, shape: Shape) -> None:
             )
 
 
+def _range(db: apsw.Connection, table: str) -> tuple[int, int] | None:
+    # Two questions: asked for both at once, SQLite looks at every row.
+    low, high = one(db, f"SELECT (SELECT min(seq) FROM {table}), (SELECT max(seq) FROM {table})")
+    return None if low is None else (low, high)
+
+
 def locate(db: apsw.Connection, shape: Shape, partition: int, position: int) -> int:
     """Return a ``seq`` at or below the row of ``position``, with few rows in between."""
-    low_row = db.execute(f"SELECT min(seq), max(seq) FROM mark_{shape.id}").fetchone()
-    if low_row is None or low_row[0] is None:
+    low_row = _range(db, f"mark_{shape.id}")
+    if low_row is None:
         return 0
     low, high = low_row
     found = low
@@ -141,14 +147,16 @@ def locate(db: apsw.Connection, shape: Shape, partition: int, position: int) -> 
     return int(found)
 
 
-def rows_of(db: apsw.Connection, shape: Shape, partition: int, position: int) -> Iterator[tuple[int, int, float, int]]:
-    """Yield (seq, position, recorded time, total) of a partition's rows from ``position`` on."""
+def rows_of(
+    db: apsw.Connection, shape: Shape, partition: int, position: int
+) -> Iterator[tuple[int, int, float, int, bytes]]:
+    """Yield (seq, position, recorded time, total, row) of a partition's rows from ``position`` on."""
     place = partition << POSITION_BITS
-    for seq, at_place, at, total in db.execute(
-        f"SELECT seq, place, at, total FROM log_{shape.id} WHERE seq >= ? AND place BETWEEN ? AND ? ORDER BY seq",
+    for seq, at_place, at, total, row in db.execute(
+        f"SELECT seq, place, at, total, row FROM log_{shape.id} WHERE seq >= ? AND place BETWEEN ? AND ? ORDER BY seq",
         (locate(db, shape, partition, position), place | position, place | POSITION_MASK),
     ):
-        yield seq, at_place & POSITION_MASK, at, total
+        yield seq, at_place & POSITION_MASK, at, total, row
 
 
 def ends_at(db: apsw.Connection, shape: Shape, seq: int) -> list[int]:
@@ -166,8 +174,8 @@ def ends_at(db: apsw.Connection, shape: Shape, seq: int) -> list[int]:
 
 def seq_at_time(db: apsw.Connection, shape: Shape, time: float) -> int | None:
     """Return the first ``seq`` recorded at or after ``time``, or None. Recorded times never fall along the log."""
-    low_row = db.execute(f"SELECT min(seq), max(seq) FROM log_{shape.id}").fetchone()
-    if low_row is None or low_row[0] is None:
+    low_row = _range(db, f"log_{shape.id}")
+    if low_row is None:
         return None
     low, high = low_row
     found: int | None = None

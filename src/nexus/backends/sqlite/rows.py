@@ -6,19 +6,20 @@ whole but stands in the wrong place (a page of another file, a flipped bit in a 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import blake2b
 from struct import Struct
 from typing import Any
-from zlib import crc32
+from zlib import adler32, crc32
 
 import msgspec
 
 from nexus.errors import CorruptData
-from nexus.event import Event
+from nexus.event import JSON, Event
 
 POSITION_BITS = 40
 POSITION_MASK = (1 << POSITION_BITS) - 1
-_place = Struct("<qqdq")
+_pack_place = Struct("<qqdq").pack
 _number = Struct("<I")
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Event[Any])
@@ -34,14 +35,14 @@ def topic_seed(store: bytes, topic: str) -> int:
 
 def seal_row(seed: int, seq: int, place: int, at: float, total: int, content: bytes) -> bytes:
     """Put the checksum before the content."""
-    return _number.pack(crc32(content, crc32(_place.pack(seq, place, at, total), seed))) + content
+    return crc32(content, crc32(_pack_place(seq, place, at, total), seed)).to_bytes(4, "little") + content
 
 
 def open_row(seed: int, topic: str, seq: int, place: int, at: float, total: int, row: bytes) -> Event[Any]:
     """Check a row and return its event. Raises `CorruptData` naming topic, partition and position."""
     content = row[4:]
     try:
-        if crc32(content, crc32(_place.pack(seq, place, at, total), seed)) == _number.unpack_from(row)[0]:
+        if crc32(content, crc32(_pack_place(seq, place, at, total), seed)) == _number.unpack_from(row)[0]:
             return _decoder.decode(content)
     except Exception as error:  # a damaged column may have any type
         raise damaged(topic, place >> POSITION_BITS, place & POSITION_MASK) from error
@@ -75,12 +76,22 @@ def id_number(source: str, id: str) -> int:
         except ValueError:
             pass
         else:
-            return (time_ms & 0xFFFFFFFFFF) << 23 | crc32(id.encode(), crc32(source.encode())) >> 9
+            return (time_ms & 0xFFFFFFFFFF) << 23 | crc32(id.encode(), _source_number(source)) >> 9
     digest = blake2b(f"{len(source)}:{source}{id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
+@lru_cache(1024)
+def _source_number(source: str) -> int:
+    return crc32(source.encode())
+
+
 def fact_number(event: Event[Any]) -> int:
-    """Checksum of what makes two events with one id the same fact (`nexus.core.envelope.same_content`)."""
-    head = f"{event.type}\0{event.key!r}\0{event.tenant!r}\0{event.subject!r}\0{event.datacontenttype}"
-    return crc32(event.body, crc32(head.encode()))
+    """Checksums of an event's id (upper 31 bits) and of what makes it the same fact (lower 32).
+
+    Together they decide about a duplicate whose first event is trimmed; see `nexus.core.envelope.same_content`.
+    """
+    head = event.type if event.key is None else f"{event.type}\0{event.key}"
+    if event.tenant is not None or event.subject is not None or event.datacontenttype != JSON:
+        head = f"{head}\1{event.tenant!r}\1{event.subject!r}\1{event.datacontenttype}"
+    return (adler32(event.id.encode()) & 0x7FFFFFFF) << 32 | crc32(event.body, crc32(head.encode()))

@@ -6,8 +6,8 @@
     log_N    the events of topic N in the order they were stored: sequence number, place (partition and position
              in one integer), recorded time, running total of bytes, row (see ``rows``)
     mark_N   every few hundred events: the ends of all partitions there. The index of ``log_N``, 1 % of its size
-    ids_N_G  generation G (0 to 2) of remembered ids: number of (source, id) → sequence number, place, and a
-             checksum of the content, for when the row itself is trimmed
+    ids_N_G  generation G (0 to 2) of remembered ids: number of (source, id) → sequence number; place and checksum
+             of the content are filled in when the row itself is deleted
     grp, member, cursor   consumer groups: see ``groups``
 
 One table in storing order, not one row range or one table per partition: a commit then writes the last page and not
@@ -53,7 +53,7 @@ CREATE TABLE log_{topic}(
 CREATE TABLE mark_{topic}(seq INTEGER PRIMARY KEY, ends BLOB NOT NULL);
 """ + "".join(
         f"CREATE TABLE ids_{topic}_{turn}("
-        "number INTEGER PRIMARY KEY, seq INTEGER NOT NULL, place INTEGER NOT NULL, fact INTEGER NOT NULL);\n"
+        "number INTEGER PRIMARY KEY, seq INTEGER NOT NULL, place INTEGER, fact INTEGER);\n"
         for turn in range(3)
     )
 

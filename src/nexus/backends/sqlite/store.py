@@ -18,7 +18,7 @@ from nexus.backends.sqlite.engine import connect, durability_of, make_durable, t
 from nexus.backends.sqlite.files import Presence, refuse_network
 from nexus.backends.sqlite.schema import migrate
 from nexus.backends.sqlite.settings import Settings
-from nexus.errors import CorruptData, Unavailable
+from nexus.errors import CorruptData, NexusError, Unavailable
 
 RESERVE_BYTES = 2 * 1024 * 1024
 _HEADER = b"SQLite format 3\0"
@@ -39,6 +39,7 @@ class Store:
         self._checkpointer: Checkpointer | None = None
         self._wal_pages = 0
         self._marked = False
+        self._broken = False
 
     def open(self) -> None:
         """Open or make the file. Raises what `Backend.open` raises."""
@@ -139,6 +140,10 @@ class Store:
                 f"{self.path} was deleted or replaced while it was open",
                 hint="close the store and put the file back, or open the store anew",
             )
+        if self._broken:
+            self.reopen()
+            if self._broken:
+                raise Unavailable(f"{self.path} cannot be opened again after a disk error")
 
     def _on_commit(self, _db: apsw.Connection, _name: str, pages: int) -> int:
         self._wal_pages = pages
@@ -159,10 +164,12 @@ class Store:
         """Take a new connection after a disk error. Raises nothing: the next transaction tells whether it helped."""
         with contextlib.suppress(apsw.Error):
             self.db.close(True)
-        with contextlib.suppress(apsw.Error):
+        self._broken = True
+        with contextlib.suppress(apsw.Error, NexusError):
             self.db = connect(self.path, self.settings)
             make_durable(self.db, self.settings)
             self._set_up()
+            self._broken = False
             # What the failed commit left in the log is written to the main file and synced, or never seen.
             self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
 

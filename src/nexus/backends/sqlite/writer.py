@@ -73,6 +73,8 @@ class Writer:
         self._topics: dict[str, TopicWriter] = {}
         self._data_version = -1
         self._foreign = False
+        self._unseen = False
+        """Others wrote since the last housekeeping; also when a transaction noticed it first."""
         self.housekeeping: Callable[[bool], None] = lambda foreign: None
         """Called about every 250 ms between transactions; told whether others wrote since."""
         self.before_commit: Callable[[apsw.Connection, Report], Callable[[], None] | None] = lambda db, report: None
@@ -132,13 +134,18 @@ class Writer:
         while True:
             batch, nudged = self._take(look_at)
             if batch:
-                self.transact(batch)
+                try:
+                    self.transact(batch)
+                except Exception as error:  # not even the failure could be dealt with; somebody must still be told
+                    self._answer_failed(batch, translate(error, self.store.path), unknown=True)
             elif self._stopping and self._queue.empty():
                 return
             if nudged or time.monotonic() >= look_at:
                 look_at = time.monotonic() + TICK_S
-                with contextlib.suppress(Exception):
-                    self.housekeeping(self._others_wrote())
+                with contextlib.suppress(Exception):  # what could not be done now is due again in the next round
+                    self._others_wrote()
+                    self.housekeeping(self._unseen)
+                    self._unseen = False
 
     def _take(self, look_at: float) -> tuple[list[Request], bool]:
         """Return the next requests, at most a batch; wait until ``look_at`` if there is none."""
@@ -167,16 +174,15 @@ class Writer:
             size += request.size_bytes
         return batch, nudged
 
-    def _others_wrote(self) -> bool:
-        """Tell whether another process wrote since last asked; then nothing that is remembered may be trusted."""
+    def _others_wrote(self) -> None:
+        """Notice whether another process wrote since last asked; then nothing that is remembered may be trusted."""
         # The pragma, not apsw's data_version(): that one does not look at the file.
         version = self.db.pragma("data_version")
         if version == self._data_version:
-            return False
+            return
         self._data_version = version
         self._topics.clear()
-        self._foreign = True
-        return True
+        self._foreign = self._unseen = True
 
     def transact(self, batch: Sequence[Request], *, reserve: bool = False) -> bool:
         """Apply requests in one transaction and answer them; tell whether it was committed."""

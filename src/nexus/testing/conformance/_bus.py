@@ -84,9 +84,21 @@ class Buses:
 
         await self.until(settled)
 
-    async def until(self, holds: Callable[[], Awaitable[Any]]) -> Any:
+    async def until_owned(self, *buses: Nexus, count: int, within_s: float = WAIT_S) -> list[int]:
+        """Wait until buses consume so many partitions of the topic together, and as many of all topics each."""
+
+        async def owned() -> list[int]:
+            shares = [bus.consumer(self.group).owned for bus in buses]
+            counts = [len([1 for topic, _ in share if topic == self.topic]) for share in shares]
+            even = max(map(len, shares)) - min(map(len, shares)) <= 1
+            return counts if sum(counts) == count and even else []
+
+        counts: list[int] = await self.until(owned, within_s)
+        return counts
+
+    async def until(self, holds: Callable[[], Awaitable[Any]], within_s: float = WAIT_S) -> Any:
         """Wait until something holds, looking again and again; return what made it hold."""
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(within_s):
             while not (found := await holds()):  # noqa: ASYNC110 - what is looked at gives no sign
                 await asyncio.sleep(0.01)
             return found

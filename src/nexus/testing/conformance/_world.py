@@ -14,7 +14,7 @@ import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -81,6 +81,14 @@ def run_in_world(url: str, test: Callable[[World], Awaitable[None]]) -> None:
 def loop_factory(url: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
     """Virtual time where nothing but this process takes part; else real time."""
     return virtual_loop if urlsplit(url).scheme == "memory" else None
+
+
+class Freezable(Protocol):
+    """Another process, or what stands for one."""
+
+    def freeze(self) -> None: ...
+
+    def thaw(self) -> None: ...
 
 
 class World:
@@ -161,6 +169,24 @@ class World:
         self._stack.push_async_callback(stranger.kill)
         return stranger
 
+    async def freeze(self, stranger: Freezable) -> None:
+        """Stop a stranger between two writes.
+
+        A process that is stopped in the middle of one may hold the store's own lock, as SQLite's. Then everybody
+        waits for it, and no lease can help; that is not what a case about leases is about.
+        """
+        probe = await self.topic("probe", 1)
+        while True:
+            stranger.freeze()
+            try:
+                async with asyncio.timeout(1.0):
+                    await self.append(probe, 0, [self.event()])
+            except TimeoutError:
+                stranger.thaw()
+                await self.until_later()
+            else:
+                return
+
     async def until_later(self) -> float:
         """Let the wall clock pass on by a little; return a time between before and after."""
         start = self.clock.now()
@@ -178,11 +204,11 @@ class Party:
         self.owned: dict[tuple[str, int], Assigned] = {}
         self.wakes = 0
         self._world = world
-        self._news = asyncio.Event()
+        self.news = asyncio.Event()
 
     def wake(self) -> None:
         self.wakes += 1
-        self._news.set()
+        self.news.set()
 
     def listen(self) -> None:
         """Take the changes that there are."""
@@ -197,11 +223,11 @@ class Party:
         """Wait for changes until something holds. Only a wake makes it look again, so a missing wake fails."""
         async with asyncio.timeout(within_s + self._world.slack_s):
             while True:
-                self._news.clear()
+                self.news.clear()
                 self.listen()
                 if holds(self):
                     return
-                await self._news.wait()
+                await self.news.wait()
 
     async def owns(self, count: int, within_s: float = DEAD_S) -> None:
         await self.until(lambda party: len(party.owned) == count, within_s)
@@ -273,23 +299,30 @@ def start_of(assigned: Assigned) -> Cursor:
     return assigned.cursor
 
 
-async def settle_down(parties: list[Party]) -> None:
-    """Release what is revoked until everybody owns a fair share."""
+async def settle_down(parties: Sequence[Party], partitions: int) -> None:
+    """Release what is revoked until all partitions are owned and shared evenly. Only wakes make it look again."""
     async with asyncio.timeout(20):
         while True:
             quiet = True
             for party in parties:
+                party.news.clear()
                 party.listen()
                 for change in party.heard:
                     if isinstance(change, Revoking) and (change.topic, change.partition) in party.owned:
                         quiet = False
-                        cursor = start_of(party.owned[change.topic, change.partition])
-                        await party.release(change, cursor)
+                        await party.release(change, start_of(party.owned[change.topic, change.partition]))
                 party.heard.clear()
             counts = [len(party.owned) for party in parties]
-            if quiet and max(counts) - min(counts) <= 1:
+            if not quiet:
+                continue
+            if sum(counts) == partitions and max(counts) - min(counts) <= 1:
                 return
-            await asyncio.sleep(0.005)
+            waiting = [asyncio.create_task(party.news.wait()) for party in parties]
+            try:
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in waiting:
+                    task.cancel()
 
 
 async def within(seconds: float, world: World, awaitable: Awaitable[A]) -> A:

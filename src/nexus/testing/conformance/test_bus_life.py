@@ -109,7 +109,20 @@ async def test_an_end_hands_over_to_a_bus_that_is_there_already(buses: Buses) ->
     await old.close()
     await recorder.until_done(300)
     recorder.check_order(events)
-    assert len([1 for topic, _ in new.consumer(buses.group).owned if topic == buses.topic]) == 4
+    await buses.until_owned(new, count=4)
+
+
+@bus_case
+async def test_buses_that_start_together_share_at_once(buses: Buses) -> None:
+    recorder = Recorder()
+    together = [buses.make(partitions=12) for _ in range(3)]
+    for bus in together:
+        bus.on("**", group=buses.group, start="earliest")(recorder.handle)
+    await asyncio.gather(*(bus.start() for bus in together))
+    await buses.until_owned(*together, count=12, within_s=2.0)
+    events = await buses.publish(together[0], 240, keys=60)
+    await recorder.until_done(240)
+    recorder.check_order(events)
 
 
 @bus_case
@@ -260,7 +273,7 @@ async def test_a_dead_process_is_replaced_within_seconds(buses: Buses) -> None:
 @bus_case
 async def test_a_frozen_process_is_replaced_and_changes_nothing_when_it_wakes_up(buses: Buses) -> None:
     stranger, events, recorder = await _stranger_at_work(buses)
-    stranger.freeze()
+    await buses.world.freeze(stranger)
     await _heir_finishes(buses, stranger, events, recorder)
     epochs = [lag.epoch for lag in await buses.lags()]
     handled = len(recorder.done)
@@ -325,8 +338,8 @@ async def test_a_store_that_is_away_for_a_while_stops_nothing_for_good(buses: Bu
     other = buses.make()
     await other.start()
     events = []
-    for call in ("fetch", "fetch", "fetch"):
-        backend.fail(call, Unavailable("away"), times=2)  # type: ignore[arg-type]
+    for _ in range(3):
+        backend.fail("fetch", Unavailable("away"), times=2)
         events += await buses.publish(other, 30, keys=3)
     await recorder.until_done(90)
     await buses.until_settled()

@@ -81,7 +81,7 @@ async def test_settling_what_one_does_not_own_changes_nothing(world: World) -> N
 async def test_many_cursors_in_one_call_are_answered_one_by_one(world: World) -> None:
     topic, group = await world.topic(partitions=6), world.name("group")
     parties = [await world.join(group, [topic], name) for name in ("one", "two")]
-    await settle_down(parties)
+    await settle_down(parties, 6)
     one = parties[0]
     owned = {partition for _, partition in one.owned}
     stale = min(owned)

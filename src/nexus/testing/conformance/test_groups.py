@@ -9,11 +9,10 @@ from typing import TypeVar
 import pytest
 
 from nexus.errors import UnknownTopic
-from nexus.spi.backend import Assigned, Cursor, Lost, Revoking, Settlement
+from nexus.spi.backend import Assigned, Backend, Cursor, Lost, Revoking, Settlement
 from nexus.testing.conformance._world import (
     DEAD_S,
     FROZEN_S,
-    WAKE_S,
     Party,
     World,
     case,
@@ -123,7 +122,7 @@ def test_members_share_evenly(nexus_backend_url: str, members: int, partitions: 
     async def run(world: World) -> None:
         topic, group = await world.topic(partitions=partitions), world.name("group")
         parties = [await world.join(group, [topic], f"member-{number}") for number in range(members)]
-        await settle_down(parties)
+        await settle_down(parties, partitions)
         counts = sorted(len(party.owned) for party in parties)
         assert sum(counts) == partitions
         assert counts[-1] - counts[0] <= 1
@@ -135,15 +134,56 @@ def test_members_share_evenly(nexus_backend_url: str, members: int, partitions: 
 async def test_members_of_several_backends_share_evenly(world: World) -> None:
     topic, group = await world.topic(partitions=6), world.name("group")
     parties = [await world.join(group, [topic], f"member-{number}", backend=await world.open()) for number in range(3)]
-    await settle_down(parties)
+    await settle_down(parties, 6)
     assert [len(party.owned) for party in parties] == [2, 2, 2]
+
+
+@case
+async def test_members_that_join_together_have_shared_within_a_second_of_letting_go(world: World) -> None:
+    topic = await world.topic(partitions=12)
+    backends = [await world.open() for _ in range(3)]
+    for turn in range(5):
+        group = world.name(f"group-{turn}")
+        parties = await asyncio.gather(
+            *(
+                world.join(group, [topic], f"member-{number}", backend=backend)
+                for number, backend in enumerate(backends)
+            )
+        )
+        await within(DEAD_S, world, settle_down(parties, 12))
+        assert [len(party.owned) for party in parties] == [4, 4, 4]
+
+
+@case
+async def test_members_hear_of_what_they_get_also_while_they_write(world: World) -> None:
+    topic, other = await world.topic(partitions=12), await world.topic("other", 1)
+    backends = [await world.open() for _ in range(3)]
+    busy = True
+
+    async def write(backend: Backend) -> None:
+        while busy:
+            await backend.append(other, [(0, world.event())])
+            await asyncio.sleep(0.001)
+
+    writing = [asyncio.create_task(write(backend)) for backend in backends]
+    try:
+        for turn in range(10):
+            group = world.name(f"group-{turn}")
+            parties = [
+                await world.join(group, [topic], f"member-{number}", backend=backend)
+                for number, backend in enumerate(backends)
+            ]
+            await within(DEAD_S, world, settle_down(parties, 12))
+    finally:
+        busy = False
+        await asyncio.gather(*writing)
 
 
 @case
 async def test_a_group_may_be_on_several_topics(world: World) -> None:
     first, second, group = await world.topic("a", 4), await world.topic("b", 2), world.name("group")
     parties = [await world.join(group, [first, second], name) for name in ("one", "two")]
-    await settle_down(parties)
+    await settle_down(parties, 6)
     assert [len(party.owned) for party in parties] == [3, 3]
 
 
@@ -217,7 +257,7 @@ async def test_who_leaves_hands_everything_over(world: World) -> None:
     topic, group = await world.topic(partitions=4), world.name("group")
     one = await world.join(group, [topic], "one", backend=await world.open())
     two = await world.join(group, [topic], "two")
-    await settle_down([one, two])
+    await settle_down([one, two], 4)
     for _, partition in one.owned:
         assert await one.settle(topic, partition, 3, 3) == "ok"
     moved = list(one.owned)
@@ -277,13 +317,13 @@ async def test_the_partitions_of_a_frozen_process_move_and_its_settles_are_fence
     stranger = await world.stranger(group, [topic])
     (assigned,) = await _heard(world, stranger, Assigned, 1)
     party = await world.join(group, [topic], "heir")
-    stranger.freeze()
+    await world.freeze(stranger)
     await party.owns(1, within_s=FROZEN_S)
     epoch = start_of(assigned).epoch + 1
     assert await party.settle(topic, 0, epoch, 5) == "ok"
     stranger.thaw()
     late = Settlement(topic, 0, Cursor(99, 99, "late"))
-    assert await within(WAKE_S, world, stranger.settle(late)) == "fenced"
+    assert await within(10 * DEAD_S, world, stranger.settle(late)) == "fenced"
     lost = await _heard(world, stranger, Lost, 1)
     assert (lost[0].topic, lost[0].partition) == (topic, 0)
     assert await settled_low(world.backend, group, topic, 0) == 5
