@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import stat
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -280,3 +282,16 @@ def test_either_ids_or_all(nexus: Run, verb: str, given: list[str]) -> None:
 def test_the_difference_has_no_colours_where_no_terminal_reads(nexus: Run, dead: str, editor: Path) -> None:
     editor.write_text("#!/bin/sh\necho 1 > $1\n")
     assert "\x1b" not in nexus("dlq", "edit", id_of(nexus, "k3"), "--yes").output
+
+
+def test_ctrl_c_at_the_question_is_an_interruption(
+    nexus: Run, dead: str, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    process = start("dlq", "discard", "--all", stdin=subprocess.PIPE)
+    assert process.stderr is not None
+    asked = ""
+    while not asked.endswith("[y/N]: "):
+        asked += process.stderr.read(1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert len(ids(nexus)) == 3

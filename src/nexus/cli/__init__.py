@@ -74,11 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         case ["--version"]:
             sys.stdout.write(f"nexus {version()}\n")
             return
-    try:
-        from nexus.cli._root import root
-    except ModuleNotFoundError as error:
-        if error.name not in ("click", "rich"):
-            raise
-        sys.stderr.write(_NO_CLICK.format(missing=error.name) + "\n")
-        sys.exit(69)
+    from importlib.util import find_spec
+
+    for package in ("click", "rich"):
+        if find_spec(package) is None:
+            sys.stderr.write(_NO_CLICK.format(missing=package) + "\n")
+            sys.exit(69)
+    from nexus.cli._root import root
+
     root.main(list(arguments), prog_name="nexus")

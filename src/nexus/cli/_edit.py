@@ -46,7 +46,9 @@ def in_editor(letter: DeadLetterInfo) -> bytes:
 def _again() -> bool:
     try:
         return click.confirm("Edit again?", default=True, err=True)
-    except click.Abort:
+    except click.Abort as abort:
+        if isinstance(abort.__context__, KeyboardInterrupt):
+            raise
         return False
 
 

@@ -206,7 +206,9 @@ def _ask(question: str, yes: bool) -> None:
         return
     try:
         agreed = click.confirm(question, err=True)
-    except click.Abort:
+    except click.Abort as abort:
+        if isinstance(abort.__context__, KeyboardInterrupt):
+            raise
         raise click.UsageError("nobody answered; say --yes to do it without asking") from None
     if not agreed:
         say("nothing was done")
