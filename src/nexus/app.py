@@ -241,9 +241,10 @@ class Nexus:
         async with self:
             yield
 
-    async def run(self) -> None:
+    async def run(self, *, on_open: Callable[[], object] | None = None) -> None:
         """Run until SIGTERM or SIGINT, then drain. A second signal stops at once.
 
+        ``on_open`` is called once the bus is open and consumes.
         Raises what stopped a consumer, if something nobody planned did.
         """
         loop = asyncio.get_running_loop()
@@ -258,6 +259,8 @@ class Nexus:
             loop.add_signal_handler(number, on_signal)
         try:
             async with self:
+                if on_open is not None:
+                    on_open()
                 stopping = loop.create_task(stop.wait())
                 failures = [c.failed for c in self._consumers.values() if c.failed is not None]
                 watched: list[asyncio.Future[Any]] = [stopping, *failures]

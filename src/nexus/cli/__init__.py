@@ -1,0 +1,85 @@
+"""The command `nexus`: this page answers what costs nothing, and loads a verb's module only when it is called.
+
+`nexus --help`, `nexus --version` and `nexus` alone need no other package, so they are there at once; neither this
+module nor the table below imports click, rich or the bus.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "dev": "Run an app with reload on every change of a file, durable in ./.nexus.",
+    "worker": "Run the handlers of an app until SIGTERM, then drain.",
+    "publish": "Publish one event, or a file of them.",
+    "tail": "Watch events without consuming them.",
+    "topics": "List topics, and show where their partitions begin and end.",
+    "groups": "List consumer groups, and show how far they are.",
+    "dlq": "List, show, edit, requeue and discard dead letters.",
+    "config": "Show the settings and where each came from, or check them.",
+    "doctor": "Check this machine and the store.",
+    "bench": "Measure speed against peers, in one run.",
+    "demo": "Run a demonstration.",
+    "version": "Print the versions of Nexus and of what it runs on.",
+}
+"""Each verb with one line about it; the verb ``x`` is ``command`` in ``nexus.cli.x``."""
+
+_NO_CLICK = """\
+NXS-1102 the command line needs click and rich, which are not installed ({missing} is missing)
+Next: pip install 'nexus-bus[cli]'"""
+
+
+def help_text() -> str:
+    """Return what `nexus --help` prints."""
+    width = max(map(len, COMMANDS)) + 2
+    verbs = "\n".join(f"  {name:{width}}{line}" for name, line in COMMANDS.items())
+    return f"""\
+Usage: nexus [OPTIONS] COMMAND [ARGS]...
+
+  Nexus, an event bus: publish, watch, repair.
+
+Options:
+  --no-color  Print no colours; so does the variable NO_COLOR.
+  --version   Print the version and exit.
+  --help      Print this page and exit.
+
+Commands:
+{verbs}
+
+  nexus COMMAND --help tells more about one. Data goes to stdout, talk to stderr.
+"""
+
+
+def version() -> str:
+    """Return the version of the installed package."""
+    from importlib.metadata import PackageNotFoundError, version  # only asked for now and then: 10 ms
+
+    try:
+        return version("nexus-bus")
+    except PackageNotFoundError:
+        return "0 (not installed)"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command with the process's arguments, and exit with its code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    match list(arguments):
+        case []:
+            sys.stderr.write(help_text())
+            sys.exit(2)
+        case ["--help" | "-h" | "help"]:
+            sys.stdout.write(help_text())
+            return
+        case ["--version"]:
+            sys.stdout.write(f"nexus {version()}\n")
+            return
+    from importlib.util import find_spec
+
+    for package in ("click", "rich"):
+        if find_spec(package) is None:
+            sys.stderr.write(_NO_CLICK.format(missing=package) + "\n")
+            sys.exit(69)
+    from nexus.cli._root import root
+
+    root.main(list(arguments), prog_name="nexus")

@@ -1,0 +1,110 @@
+"""Find and load the app: the `Nexus` object that a module of the user's holds."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from difflib import get_close_matches
+from typing import NamedTuple
+
+import msgspec
+
+from nexus import Nexus, SettingsError
+from nexus.cli._exits import NotFound
+from nexus.cli._store import sqlite_path
+from nexus.plugins import make_backend
+from nexus.spi.backend import Durability
+
+DEFAULT = "app:bus"
+
+
+class App(NamedTuple):
+    """A bus, and what it is called."""
+
+    name: str
+    bus: Nexus
+
+
+def load(name: str | None, *, backend: str | None = None, drain_s: float | None = None) -> App:
+    """Import ``module:bus``, and let arguments win over what the app says. Raises `NotFound`, `SettingsError`."""
+    module_name, _, attribute = (name or DEFAULT).partition(":")
+    if module_name.endswith(".py"):
+        module_name = module_name.removesuffix(".py").replace("/", ".").lstrip(".")
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise
+        raise NotFound(
+            f"there is no module {module_name} here" + ("" if name else f" ({DEFAULT} is the default)"),
+            hint="name the app as module:bus, such as shop:bus for `bus = Nexus()` in shop.py",
+        ) from None
+    buses = {key: value for key, value in vars(module).items() if isinstance(value, Nexus)}
+    if not attribute:
+        attribute = next(iter(buses), "bus") if len(buses) == 1 else "bus"
+    bus = buses.get(attribute)
+    if bus is None:
+        near = get_close_matches(attribute, buses, n=1) or list(buses)
+        hint = f"did you mean {module_name}:{near[0]}?" if near else f"put `{attribute} = Nexus()` into {module_name}"
+        raise NotFound(f"module {module_name} has no Nexus named {attribute!r}", hint=hint)
+    _override(bus, backend, drain_s)
+    return App(f"{module_name}:{attribute}", bus)
+
+
+def _override(bus: Nexus, backend: str | None, drain_s: float | None) -> None:
+    if backend is not None:
+        bus.settings = msgspec.structs.replace(bus.settings, backend=backend)
+        bus.backend = make_backend(backend, bus.clock)
+    if drain_s is not None:
+        bus.settings = msgspec.structs.replace(bus.settings, drain_s=drain_s)
+
+
+def make_folder(bus: Nexus) -> None:
+    """Make ``.nexus`` for a store that lives there; any other folder is the user's to make."""
+    path = sqlite_path(bus.settings.backend)
+    if path is not None and path.parent.name == ".nexus":
+        path.parent.mkdir(exist_ok=True)
+
+
+def only(bus: Nexus, wished: tuple[str, ...]) -> None:
+    """Leave only the wished groups. Raises `NotFound`."""
+    for name in wished:
+        if name not in bus.groups:
+            near = get_close_matches(name, bus.groups, n=1)
+            known = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(bus.groups) or 'none'}"
+            raise NotFound(f"the app has no group {name!r}", hint=known)
+    if wished:
+        bus.groups = {name: group for name, group in bus.groups.items() if name in wished}
+
+
+def refuse_no_handlers(app: App) -> None:
+    """Raise `SettingsError` for an app that would consume nothing."""
+    if not app.bus.groups:
+        raise SettingsError(f"{app.name} has no handlers", hint="import the modules that register them in the app")
+
+
+def consumes(bus: Nexus) -> list[str]:
+    """One line per group: what it consumes."""
+    return [
+        f"{group.name}: {', '.join(pattern for one in group.subscriptions for pattern in one.patterns)}"
+        for group in bus.groups.values()
+    ]
+
+
+_SURVIVES: dict[Durability, str] = {
+    "none": "no (nothing is promised)",
+    "memory": "no (lost when it stops)",
+    "process": "in part (kept across restarts, not across a power cut)",
+    "disk": "yes (fsync per batch), kept across restarts",
+    "replicated": "yes (on several nodes)",
+    "replicated+disk": "yes (on several nodes, fsync)",
+}
+
+
+def durable(bus: Nexus) -> str:
+    """Say what survives, as the backend was observed; of an open bus."""
+    levels = list(_SURVIVES)
+    return _SURVIVES[min(bus.publisher.durabilities.values(), key=levels.index)]

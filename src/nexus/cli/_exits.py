@@ -1,0 +1,104 @@
+"""How a command ends: its exit code, and what is said on stderr. The one place where errors become numbers.
+
+0 ok   1 failed   2 usage   3 not found   4 conflict   69 unavailable   75 try again   130 interrupted
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+
+import click
+
+from nexus.cli._text import escape
+from nexus.errors import (
+    FilterError,
+    HandlerError,
+    IdConflict,
+    MissingExtra,
+    NexusError,
+    SettingsError,
+    Unavailable,
+    UnknownGroup,
+    UnknownTopic,
+)
+
+OK, FAILED, USAGE, NOT_FOUND, CONFLICT, UNAVAILABLE, TRY_AGAIN, INTERRUPTED = 0, 1, 2, 3, 4, 69, 75, 130
+
+
+class NotFound(NexusError):
+    """What the command was to work on does not exist."""
+
+    code = "NXS-6100"
+
+
+class Gone(NexusError):
+    """It was there when the command began, and somebody was faster."""
+
+    code = "NXS-6101"
+
+
+class BadLine(NexusError):
+    """A line of a file of events cannot be read as one."""
+
+    code = "NXS-6102"
+
+
+_CODES: dict[str, int] = {
+    FilterError.__name__: USAGE,
+    HandlerError.__name__: USAGE,
+    SettingsError.__name__: USAGE,
+    MissingExtra.__name__: UNAVAILABLE,
+    Unavailable.__name__: UNAVAILABLE,
+    UnknownTopic.__name__: NOT_FOUND,
+    UnknownGroup.__name__: NOT_FOUND,
+    "NotDead": NOT_FOUND,  # by name: its module costs more than an exit should
+    NotFound.__name__: NOT_FOUND,
+    IdConflict.__name__: CONFLICT,
+    Gone.__name__: CONFLICT,
+}
+
+
+def exit_code(error: NexusError) -> int:
+    """Return the exit code of an error: that of the nearest class that has one, else whether it may be tried again."""
+    for kind in type(error).__mro__:
+        if kind.__name__ in _CODES:
+            return _CODES[kind.__name__]
+    return TRY_AGAIN if error.retryable else FAILED
+
+
+def say(text: str) -> None:
+    """Talk to the person: on stderr, with nothing in it that would command a terminal."""
+    click.echo(escape(text, keep="\n"), err=True)
+
+
+def run(work: Callable[[], object]) -> int:
+    """Run a command and return its exit code; what went wrong is on stderr."""
+    try:
+        try:
+            work()
+        finally:
+            with contextlib.suppress(ValueError):  # closed
+                sys.stdout.flush()
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.UsageError as error:
+        error.show(sys.stderr)
+        return USAGE
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read has had enough. Python's own flush at the end would still complain.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except NexusError as error:
+        say(str(error))
+        return exit_code(error)
+    return OK

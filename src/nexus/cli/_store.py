@@ -1,0 +1,107 @@
+"""Which store does a verb work on, and how is it opened? Verbs that read never create one.
+
+The first of these: ``--url`` or ``NEXUS_URL``; the settings (``NEXUS_BACKEND``, ``nexus.toml``); the nearest
+``.nexus/nexus.db`` in the working directory or above it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
+
+import click
+
+from nexus import Nexus, config
+from nexus.cli._exits import NotFound
+from nexus.cli._values import URL
+from nexus.spi.backend import Backend
+
+SQLITE = "sqlite:///"
+FILE = Path(".nexus", "nexus.db")
+
+
+class Store(NamedTuple):
+    """Where a verb works."""
+
+    url: str
+    settings: Path | None = None
+    """The settings that belong to a store that was found above the working directory."""
+
+    def bus(self, **options: Any) -> Nexus:
+        """Make the bus, not opened yet."""
+        return Nexus(self.url, settings=self.settings, **options)
+
+
+def url_option(function: Callable[..., object]) -> Callable[..., object]:
+    """Add ``--url``."""
+    return click.option("--url", type=URL, help="Store to work on, such as sqlite:///path; also NEXUS_URL.")(function)
+
+
+def find(url: str | None, *, create: bool = False) -> Store:
+    """Choose the store. Raises `NotFound`, `SettingsError`. ``create``: a file that is named may be missing."""
+    store = _chosen(url)
+    path = sqlite_path(store.url)
+    if path is not None and not create and not path.exists():
+        raise NotFound(f"there is no store {path}", hint="nexus publish or nexus dev makes one; --url names another")
+    if store.url.startswith("memory://"):
+        raise NotFound(
+            "memory:// lives in one process, which this is not", hint="name another store with --url or NEXUS_BACKEND"
+        )
+    return store
+
+
+def _chosen(url: str | None) -> Store:
+    url = url or os.environ.get("NEXUS_URL")
+    if url:
+        return Store(url)
+    loaded = config.load()
+    if loaded.origins["backend"].layer != "default":
+        return Store(loaded.settings.backend)
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / FILE).is_file():
+            settings = folder / "nexus.toml"
+            return Store(SQLITE + quote(str(folder / FILE)), settings if settings.is_file() else None)
+    raise NotFound(
+        f"there is no {FILE} here or above, and no other store is named",
+        hint="run nexus dev, or name a store: --url, NEXUS_URL, or backend in nexus.toml",
+    )
+
+
+def sqlite_path(url: str) -> Path | None:
+    """Return the file of a SQLite store, None for other backends."""
+    return Path(unquote(url.removeprefix(SQLITE).partition("?")[0])) if url.startswith(SQLITE) else None
+
+
+def shown(url: str) -> str:
+    """Return a URL without what may be a secret."""
+    scheme, _, rest = url.partition("://")
+    if scheme in ("sqlite", "memory"):
+        return url
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str | None) -> AsyncIterator[Nexus]:
+    """Open the store for reading and for commands about dead letters: no topic is made, nothing is consumed."""
+    bus = find(url).bus()
+    await bus.backend.open()
+    try:
+        yield bus
+    finally:
+        await bus.backend.close()
+
+
+async def topics_of(backend: Backend, *, parking: bool = False) -> list[str]:
+    """Return the names of topics; those where groups park events only when asked for."""
+    names = await backend.topics()
+    return [name for name in names if parking or not is_parking(name, names)]
+
+
+def is_parking(name: str, names: list[str]) -> bool:
+    """Tell whether groups park here what failed of another topic."""
+    return name.endswith(".park") and any(name.startswith(f"{other}.") for other in names if other != name)

@@ -1,0 +1,71 @@
+"""`nexus config`: which settings hold here, and where each came from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from nexus.cli._exits import say
+from nexus.cli._output import output_option, print_rows
+from nexus.cli._root import group
+from nexus.cli._store import shown
+from nexus.config import TABLE, Loaded, load
+
+FIELDS = ("setting", "value", "origin")
+
+
+@group("config")
+def command() -> None:
+    """Show the settings and where each came from, or check them."""
+
+
+def _file(function: Any) -> Any:
+    return click.option(
+        "--file", type=click.Path(dir_okay=False), help="Read this file instead of those of the working directory."
+    )(function)
+
+
+@command.command("show")
+@_file
+@output_option("table", "json", "yaml")
+def show(file: str | None, output: str) -> None:
+    """Show the value of each setting, and where it came from. What may be secret in a URL is left out."""
+    loaded = load(file=file)
+    print_rows([_row(loaded, path) for path in loaded.origins], FIELDS, output)
+
+
+@command.command("check")
+@_file
+def check(file: str | None) -> None:
+    """Read the settings, and say what is wrong; exits with 2 then."""
+    loaded = load(file=file)
+    given = sum(origin.layer != "default" for origin in loaded.origins.values())
+    say(f"the settings are in order: {given} given, {len(loaded.origins) - given} by default")
+
+
+def _row(loaded: Loaded, path: str) -> dict[str, object]:
+    value = _value(loaded, path)
+    row = next(row for row in TABLE if row.path == path or _fits(row.path, path))
+    if row.secret:
+        value = shown(str(value))
+    if isinstance(value, tuple):
+        value = list(value)
+    return {"setting": path, "value": value, "origin": str(loaded.origins[path])}
+
+
+def _fits(general: str, path: str) -> bool:
+    begin, star, end = general.partition("*")
+    return bool(star) and path.startswith(begin) and path.endswith(end)
+
+
+def _value(loaded: Loaded, path: str) -> object:
+    """Find a value by its path; settings with a unit are held with it in their name."""
+    value: Any = loaded.settings
+    if path.startswith("topics."):
+        topic, _, path = path.removeprefix("topics.").rpartition(".")
+        value = value.topics[topic]
+    for name in path.split("."):
+        fields = value.__struct_encode_fields__
+        value = getattr(value, value.__struct_fields__[fields.index(name)])
+    return value

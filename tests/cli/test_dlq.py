@@ -1,0 +1,297 @@
+"""`nexus dlq`: look at dead letters, repair them, try again, give up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nexus import Nexus, Retry
+from nexus.cli import dlq
+from nexus.cli._letters import FIELDS, SHOW_FIELDS
+from nexus.core.outcome import DeadLetter
+
+from .conftest import Run, rows
+
+ORDERS: Sequence[tuple[str, bytes]] = (
+    ("k1", b'{"total": -1, "exact": 12345678901234567890.10}'),
+    ("k2", b'{"total": -2}'),
+    ("k3", b'{"total": -3, "note": "\\u001b[31m"}'),
+)
+
+
+def consume(store: str, until_dead: int = 0, until_handled: int = 0, publish: bool = False) -> list[object]:
+    """Run the group ``billing`` until so many events are dead or handled; return what was handled."""
+    handled: list[object] = []
+
+    async def go() -> None:
+        bus = Nexus(store)
+        changed = asyncio.Event()
+        dead = 0
+
+        @bus.on("order.*", group="billing", retry=Retry(max_attempts=1), start="earliest")
+        async def charge(order: dict[str, Any]) -> DeadLetter | None:
+            nonlocal dead
+            changed.set()
+            if order["total"] < 0:
+                dead += 1
+                raise ValueError(f"\x1b[31mtotal is {order['total']}")
+            handled.append(order)
+            return None
+
+        async with bus:
+            if publish:
+                for key, body in ORDERS:
+                    await bus.publish(
+                        bus.event("order.placed", body, key=key, tenant="t", datacontenttype="application/json")
+                    )
+            while dead < until_dead or len(handled) < until_handled:
+                changed.clear()
+                await changed.wait()
+
+    asyncio.run(go())
+    return handled
+
+
+@pytest.fixture
+def dead(store: str) -> str:
+    """A store with three dead letters, each of its own key."""
+    consume(store, until_dead=3, publish=True)
+    return store
+
+
+def ids(nexus: Run, *filters: str) -> list[str]:
+    return [str(row["id"]) for row in rows(nexus("dlq", "ls", "-o", "json", *filters))]
+
+
+def id_of(nexus: Run, key: str) -> str:
+    (found,) = [row["id"] for row in rows(nexus("dlq", "ls", "-o", "json")) if row["key"] == key]
+    return str(found)
+
+
+@pytest.fixture
+def editor(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A script that is ``$EDITOR``; a test writes what it does, with the file as its first argument."""
+    script = place / "my editor"
+    monkeypatch.setenv("EDITOR", f"'{script}'")
+    script.touch(stat.S_IRWXU)
+    return script
+
+
+def test_without_dead_letters_there_is_nothing(nexus: Run, store: str) -> None:
+    nexus("publish", "a.b", "--url", store)
+    assert ids(nexus) == []
+    assert nexus("dlq", "ls", "-o", "yaml").stdout == "[]\n"
+    assert nexus("dlq", "requeue", "--all", "--yes").stderr == "requeued 0 of 0\n"
+
+
+@pytest.mark.usefixtures("dead")
+class TestLooking:
+    def test_they_are_listed(self, nexus: Run) -> None:
+        found = rows(nexus("dlq", "ls", "-o", "json"))
+        assert sorted(row["key"] for row in found) == ["k1", "k2", "k3"]
+        for row in found:
+            assert row["id"] == f"billing/events/{row['partition']}/{row['position']}"
+            assert (row["type"], row["tenant"], row["attempts"]) == ("order.placed", "t", 1)
+            assert (row["reason"], row["followers"]) == ("attempts_exhausted", 0)
+
+    def test_filters_choose(self, nexus: Run) -> None:
+        assert len(ids(nexus, "--group", "billing", "--topic", "events")) == 3
+        assert ids(nexus, "--topic", "other") == []
+        assert ids(nexus, "--where", "data.total < -2") == [id_of(nexus, "k3")]
+        assert "NXS-4008" in nexus("dlq", "ls", "--group", "other", code=3).stderr
+        nexus("dlq", "ls", "--where", "data.", code=2)
+
+    def test_all_formats_show_the_same_fields(self, nexus: Run) -> None:
+        id = id_of(nexus, "k3")
+        told = json.loads(nexus("dlq", "show", id, "-o", "json").stdout)
+        assert tuple(told) == SHOW_FIELDS
+        yaml = dict(line.split(": ", 1) for line in nexus("dlq", "show", id, "-o", "yaml").stdout.splitlines())
+        assert {name: json.loads(value) for name, value in yaml.items()} == told
+        page = nexus("dlq", "show", id).stdout
+        for name in SHOW_FIELDS:
+            assert name in page or (name == "edited" and told["edited"] is None)
+        assert SHOW_FIELDS[: len(FIELDS)] == FIELDS
+
+    def test_the_history_and_the_event_are_shown(self, nexus: Run) -> None:
+        told = json.loads(nexus("dlq", "show", id_of(nexus, "k2"), "-o", "json").stdout)
+        (attempt,) = told["history"]
+        assert attempt["attempt"] == 1
+        assert "total is -2" in attempt["error"]
+        assert told["event"]["data"] == {"total": -2}
+        assert told["edited"] is None
+
+    def test_090_escape_codes_are_shown_escaped(self, nexus: Run) -> None:
+        page = nexus("dlq", "show", id_of(nexus, "k3")).stdout
+        assert "\\x1b[31mtotal is -3" in page
+        assert page.replace("\n", "").isprintable()
+
+    @pytest.mark.parametrize("id", ["billing/events/0/99999", "nonsense", "a/b/c/d", "billing/events/999/0"])
+    def test_one_that_is_not_there_is_not_found(self, nexus: Run, id: str) -> None:
+        for verb in (["show", id], ["edit", id], ["requeue", id], ["discard", id, "--yes"]):
+            nexus("dlq", *verb, code=3)
+
+
+# -- editing ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_edited_event_is_requeued_and_handled(nexus: Run, dead: str, editor: Path) -> None:
+    editor.write_text("#!/bin/sh\nsed -i 's/-1/10/' \"$1\"\n")
+    result = nexus("dlq", "edit", id_of(nexus, "k1"), "--yes")
+    assert '-  "total": -1,' in result.stderr
+    assert '+  "total": 10,' in result.stderr
+    assert "requeued" in result.stdout
+    assert len(ids(nexus)) == 2
+    assert consume(dead, until_handled=1) == [{"total": 10, "exact": 12345678901234567890.10}]
+
+
+def test_the_editor_gets_pretty_json_in_a_file_of_its_own(nexus: Run, dead: str, editor: Path, place: Path) -> None:
+    editor.write_text(f'#!/bin/sh\ncat "$1" > {place}/seen; stat -c %a "$(dirname "$1")" >> {place}/seen\n')
+    assert "nothing was changed" in nexus("dlq", "edit", id_of(nexus, "k1")).stderr
+    assert (place / "seen").read_text() == '{\n  "total": -1,\n  "exact": 12345678901234567890.10\n}\n700\n'
+    assert len(ids(nexus)) == 3
+
+
+def test_an_edit_needs_a_yes(nexus: Run, dead: str, editor: Path) -> None:
+    editor.write_text("#!/bin/sh\nsed -i 's/-1/10/' \"$1\"\n")
+    id = id_of(nexus, "k1")
+    assert "nothing was done" in nexus("dlq", "edit", id, input="n\n", code=1).stderr
+    assert "--yes" in nexus("dlq", "edit", id, input="", code=2).stderr
+    assert len(ids(nexus)) == 3
+    nexus("dlq", "edit", id, input="y\n")
+    assert len(ids(nexus)) == 2
+
+
+@pytest.mark.parametrize("bad", ['{"a": 1, "a": 2}', "NaN", "{", ""])
+def test_an_edit_that_is_not_strict_json_is_refused(nexus: Run, dead: str, editor: Path, bad: str) -> None:
+    editor.write_text(f"#!/bin/sh\nprintf '%s' '{bad}' > \"$1\"\n")
+    result = nexus("dlq", "edit", id_of(nexus, "k1"), "--yes", input="n\n", code=1)
+    assert "NXS-2100" in result.stderr
+    assert len(ids(nexus)) == 3
+
+
+def test_a_slip_can_be_edited_again(nexus: Run, dead: str, editor: Path, place: Path) -> None:
+    editor.write_text(
+        f'#!/bin/sh\nif [ -e {place}/again ]; then echo 5 > "$1"; else touch {place}/again; echo NaN > "$1"; fi\n'
+    )
+    nexus("dlq", "edit", id_of(nexus, "k1"), "--yes", input="y\n")
+    assert len(ids(nexus)) == 2
+
+
+def test_an_editor_that_fails_or_is_not_there_does_nothing(
+    nexus: Run, dead: str, editor: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor.write_text("#!/bin/sh\necho 1 > $1; exit 3\n")
+    assert "nothing was done" in nexus("dlq", "edit", id_of(nexus, "k1"), "--yes", code=1).stderr
+    for wrong in ("/nowhere/editor", "'unclosed"):
+        monkeypatch.setenv("EDITOR", wrong)
+        assert "cannot be started" in nexus("dlq", "edit", id_of(nexus, "k1"), "--yes", code=1).stderr
+    assert len(ids(nexus)) == 3
+
+
+def test_a_patch_is_merged_and_other_numbers_keep_their_digits(nexus: Run, dead: str, place: Path) -> None:
+    (place / "fix.json").write_text('{"total": 7, "exact": null, "new": {"a": 1e400}}')
+    result = nexus("dlq", "edit", id_of(nexus, "k1"), "--patch", "fix.json", "--yes")
+    assert '+  "total": 7,' in result.stderr
+    assert '+    "a": 1e400' in result.stderr
+    nexus("dlq", "edit", id_of(nexus, "k2"), "--patch", "-", "--yes", input='{"total": 8}')
+    assert len(ids(nexus)) == 1
+
+
+def test_a_patch_that_is_not_strict_json_is_refused(nexus: Run, dead: str) -> None:
+    assert "NXS-2100" in nexus("dlq", "edit", id_of(nexus, "k1"), "--patch", "-", "--yes", input="{,}", code=1).stderr
+
+
+def test_one_that_went_meanwhile_is_a_conflict(nexus: Run, dead: str, editor: Path) -> None:
+    id = id_of(nexus, "k1")
+    # While the editor is open, somebody discards it.
+    editor.write_text(f'#!/bin/sh\npython3 -m nexus dlq discard {id} --yes >&2\necho 1 > "$1"\n')
+
+    editor.write_text(editor.read_text().replace("python3", sys.executable))
+    assert "NXS-6101" in nexus("dlq", "edit", id, "--yes", code=4).stderr
+
+
+# -- requeue and discard ---------------------------------------------------------------------------------------------
+
+
+def test_requeue_by_id_asks_nothing(nexus: Run, dead: str) -> None:
+    id = id_of(nexus, "k1")
+    assert rows(nexus("dlq", "requeue", id, "-o", "json")) == [{"id": id, "result": "requeued"}]
+    assert len(ids(nexus)) == 2
+    assert rows(nexus("dlq", "requeue", id, "-o", "json", code=3)) == [{"id": id, "result": "not found"}]
+
+
+def test_all_that_the_filters_leave_are_requeued_after_a_yes(nexus: Run, dead: str) -> None:
+    result = nexus("dlq", "requeue", "--all", "--where", "data.total < -1", input="n\n", code=1)
+    assert "2 dead letters of billing" in result.stderr
+    assert len(ids(nexus)) == 3
+    nexus("dlq", "requeue", "--all", "--where", "data.total < -1", input="y\n")
+    assert ids(nexus) == [id_of(nexus, "k1")]
+    assert nexus("dlq", "requeue", "--all", "--yes").stderr == "requeued 1 of 1\n"
+
+
+def test_the_requeued_come_again(nexus: Run, dead: str) -> None:
+    nexus("dlq", "requeue", "--all", "--yes", "--rate", "1000/s")
+    assert ids(nexus) == []
+    consume(dead, until_dead=3)
+    assert len(ids(nexus)) == 3
+    assert json.loads(nexus("dlq", "show", id_of(nexus, "k1"), "-o", "json").stdout)["round"] == 2
+
+
+def test_discard_says_what_and_how_many_and_asks(nexus: Run, dead: str) -> None:
+    id = id_of(nexus, "k1")
+    for given in ([id], ["--all"]):
+        result = nexus("dlq", "discard", *given, input="n\n", code=1)
+        assert f"{len(given) if given == [id] else 3} dead letters of billing: " in result.stderr
+        assert "Discard " in result.stderr
+        assert "--yes" in nexus("dlq", "discard", *given, input="", code=2).stderr
+    assert len(ids(nexus)) == 3
+    nexus("dlq", "discard", id, "--why", "wrong", input="y\n")
+    nexus("dlq", "discard", "--all", "--yes")
+    assert ids(nexus) == []
+
+
+def test_one_that_is_gone_when_the_command_arrives_is_a_conflict(
+    nexus: Run, dead: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = id_of(nexus, "k1")
+    asked = dlq._ask
+
+    def slow_answer(question: str, yes: bool) -> None:
+        monkeypatch.setattr(dlq, "_ask", asked)
+        nexus("dlq", "discard", id, "--yes")
+
+    monkeypatch.setattr(dlq, "_ask", slow_answer)
+    assert rows(nexus("dlq", "discard", id, "-o", "json", code=4)) == [{"id": id, "result": "gone"}]
+
+
+@pytest.mark.parametrize("given", [[], ["--all", "x"], ["x", "--group", "billing"]])
+@pytest.mark.parametrize("verb", ["requeue", "discard"])
+def test_either_ids_or_all(nexus: Run, verb: str, given: list[str]) -> None:
+    nexus("dlq", verb, *given, code=2)
+
+
+def test_the_difference_has_no_colours_where_no_terminal_reads(nexus: Run, dead: str, editor: Path) -> None:
+    editor.write_text("#!/bin/sh\necho 1 > $1\n")
+    assert "\x1b" not in nexus("dlq", "edit", id_of(nexus, "k3"), "--yes").output
+
+
+def test_ctrl_c_at_the_question_is_an_interruption(
+    nexus: Run, dead: str, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    process = start("dlq", "discard", "--all", stdin=subprocess.PIPE)
+    assert process.stderr is not None
+    asked = ""
+    while not asked.endswith("[y/N]: "):
+        asked += process.stderr.read(1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert len(ids(nexus)) == 3
