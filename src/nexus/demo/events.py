@@ -14,10 +14,11 @@ from typing import Any
 
 import msgspec
 
-from nexus.demo.tables import Flight, Tables, Weather, first_after
+from nexus.demo.tables import Flight, Plane, Tables, Weather, first_after
 
 PATTERNS = ("flight.*", "weather.observed")
 _AHEAD = timedelta(hours=1)
+_UNKNOWN_PLANE = Plane(None, None)
 
 
 class Scheduled(msgspec.Struct, frozen=True):
@@ -137,8 +138,8 @@ def payload_of(planned: Planned, tables: Tables) -> Any:
         return Observed(row.airport, row.temp_f, row.wind_mph, row.precip_in, row.visib_miles)
     common = (row.id, planned.number, row.carrier, row.origin)
     if planned.type == "flight.scheduled":
-        plane = tables.planes.get(row.tail or "")
-        return Scheduled(*common, row.dest, row.scheduled, plane and plane.model, plane and plane.seats)
+        plane = tables.planes.get(row.tail or "", _UNKNOWN_PLANE)
+        return Scheduled(*common, row.dest, row.scheduled, plane.model, plane.seats)
     if planned.type == "flight.cancelled":
         return Cancelled(*common)
     assert row.delay_min is not None

@@ -62,7 +62,7 @@ def register(bus: Nexus, statistics: Statistics) -> None:
 
 
 def _delays(bus: Nexus, statistics: Statistics) -> None:
-    @bus.on("flight.departed", group="delays", start="earliest")
+    @bus.on("flight.departed", group="delays", start="earliest", workers=1)
     async def departed(flight: Departed, context: Context) -> None:
         with statistics.once(context) as new:
             if new:
@@ -70,7 +70,7 @@ def _delays(bus: Nexus, statistics: Statistics) -> None:
                 key = (flight.carrier, flight.origin)
                 statistics.add("delay", key, departed=1, dep_min=flight.delay_min, late=late)
 
-    @bus.on("flight.arrived", group="delays", start="earliest")
+    @bus.on("flight.arrived", group="delays", start="earliest", workers=1)
     async def arrived(flight: Arrived, context: Context) -> None:
         with statistics.once(context) as new:
             if new and flight.delay_min is None:
@@ -78,7 +78,7 @@ def _delays(bus: Nexus, statistics: Statistics) -> None:
             elif new and flight.delay_min is not None:
                 statistics.add("delay", (flight.carrier, flight.origin), arrived=1, arr_min=flight.delay_min)
 
-    @bus.on("flight.cancelled", group="delays", start="earliest")
+    @bus.on("flight.cancelled", group="delays", start="earliest", workers=1)
     async def cancelled(flight: Cancelled, context: Context) -> None:
         with statistics.once(context) as new:
             if new:
@@ -88,7 +88,7 @@ def _delays(bus: Nexus, statistics: Statistics) -> None:
 def _order(bus: Nexus, statistics: Statistics) -> None:
     db = statistics.db
 
-    @bus.on("flight.*", group="order", start="earliest")
+    @bus.on("flight.*", group="order", start="earliest", workers=1)
     async def check(step: Step, event: Event[Step], context: Context) -> None:
         with statistics.once(context) as new:
             if not new or event.key is None:  # without a key no order is promised
@@ -111,14 +111,14 @@ def _violation(statistics: Statistics, flight: str, what: str) -> None:
 
 def _weather(bus: Nexus, statistics: Statistics) -> None:
     # An hour's weather and its departures have different keys, so either may come first: each keeps its own side.
-    @bus.on("flight.departed", group="weather", start="earliest")
+    @bus.on("flight.departed", group="weather", start="earliest", workers=1)
     async def departed(flight: Departed, event: Event[Departed], context: Context) -> None:
         with statistics.once(context) as new:
             if new:
                 hour = f"{flight.origin}.{event.time.astimezone(UTC):%Y-%m-%dT%H}"
                 statistics.add("departure", (hour,), departed=1, dep_min=flight.delay_min)
 
-    @bus.on("weather.observed", group="weather", start="earliest")
+    @bus.on("weather.observed", group="weather", start="earliest", workers=1)
     async def observed(weather: Observed, event: Event[Observed], context: Context) -> None:
         with statistics.once(context) as new:
             if new:
@@ -144,7 +144,7 @@ def _turnaround(bus: Nexus, statistics: Statistics) -> None:
     db = statistics.db
     policy = Retry(2, base_s=0.05)
 
-    @bus.on("flight.departed", group="turnaround", start="earliest", retry=policy, on_dead="block_key")
+    @bus.on("flight.departed", group="turnaround", start="earliest", workers=1, retry=policy, on_dead="block_key")
     async def departed(flight: Departed, event: Event[Departed], context: Context) -> None:
         with statistics.once(context) as new:
             if not new or event.key is None:
@@ -158,7 +158,7 @@ def _turnaround(bus: Nexus, statistics: Statistics) -> None:
                 _note_turnaround(statistics, flight.carrier, (int(event.time.timestamp()) - landed_at) // 60)
             db.execute("insert or replace into aircraft values(?, ?, null)", (event.key, flight.flight))
 
-    @bus.on("flight.arrived", group="turnaround", start="earliest", retry=policy, on_dead="block_key")
+    @bus.on("flight.arrived", group="turnaround", start="earliest", workers=1, retry=policy, on_dead="block_key")
     async def arrived(flight: Arrived, event: Event[Arrived], context: Context) -> None:
         if flight.delay_min is None:
             raise NoArrivalTime(f"{flight.flight} arrived, and its delay was not recorded")
