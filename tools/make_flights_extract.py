@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
-from nexus.demo.tables import Row, archive_rows, make_tables, weather_of  # noqa: E402
+from nexus.demo.tables import Row, archive_texts, make_tables, rows_of, weather_of  # noqa: E402
 
 FOLDER = ROOT / "src" / "nexus" / "demo" / "data"
 FIRST, LAST = date(2013, 6, 7), date(2013, 6, 12)
@@ -36,7 +36,7 @@ COLUMNS = {
 
 
 def main(archive: Path) -> None:
-    rows = dict(archive_rows(archive))
+    rows = {name: list(rows_of(text)) for name, text in archive_texts(archive).items()}
     flights = [row for row in rows["flights"] if FIRST <= _day(row) <= LAST]
     everything = make_tables(rows | {"flights": flights})
     hours = {(one.airport, one.hour) for one in weather_of(everything.flights, everything.weather)}

@@ -72,7 +72,7 @@ def command(data: Path, speed: float | None, quick: bool, full: bool, no_crash: 
         speed = TERMINAL_SPEED
     try:
         with fresh_folder(data.absolute()) as folder:
-            report = asyncio.run(_run(folder, _tables(quick, full), speed, not no_crash))
+            report = asyncio.run(_run(folder, _tables(quick, full), speed, crash=not no_crash, repair_early=full))
     except KeyboardInterrupt:
         click.echo("interrupted; both processes have ended", err=True)
         raise SystemExit(INTERRUPTED) from None
@@ -90,12 +90,12 @@ def _tables(quick: bool, full: bool) -> Tables:
     return read_archive(fetch(cache_folder()))
 
 
-async def _run(folder: Path, tables: Tables, speed: float | None, crash: bool) -> Report:
+async def _run(folder: Path, tables: Tables, speed: float | None, *, crash: bool, repair_early: bool) -> Report:
     view = make_view()
     try:
         pace = "as fast as it goes" if speed is None else f"{speed:,.0f} seconds of 2013 a second"
         view.say(f"data        {folder}")
         view.say(f"replay      {len(tables.flights):,} flights and their weather, {pace}")
-        return await Demo(folder, tables, view, speed=speed, crash=crash).run()
+        return await Demo(folder, tables, view, speed=speed, crash=crash, repair_early=repair_early).run()
     finally:
         view.close()

@@ -80,7 +80,7 @@ class Observed(msgspec.Struct, frozen=True):
     visib_miles: float | None
 
 
-class Planned(msgspec.Struct, frozen=True, gc=False):
+class Planned(msgspec.Struct, gc=False):
     """An event to be published: its place in the timeline, and the row it is made of."""
 
     time: datetime
@@ -106,19 +106,16 @@ class Planned(msgspec.Struct, frozen=True, gc=False):
 
 def timeline(tables: Tables) -> list[Planned]:
     """Return every event of the tables in the order of time, each aircraft's events counted."""
-    unsorted = [Planned(one.hour, "weather.observed", one) for one in tables.weather]
+    ordered = [Planned(one.hour, "weather.observed", one) for one in tables.weather]
     for flight in tables.flights:
-        unsorted += _events_of(flight)
+        ordered += _events_of(flight)
     # A stable sort: of one minute's events each flight's come in the order of its life.
-    ordered = sorted(unsorted, key=lambda planned: planned.time.timestamp())
+    ordered.sort(key=lambda planned: planned.time.timestamp())
     counts: dict[str, int] = {}
-    counted = []
     for planned in ordered:
         if isinstance(planned.row, Flight) and planned.row.tail is not None:
-            number = counts[planned.row.tail] = counts.get(planned.row.tail, 0) + 1
-            planned = msgspec.structs.replace(planned, number=number)
-        counted.append(planned)
-    return counted
+            planned.number = counts[planned.row.tail] = counts.get(planned.row.tail, 0) + 1
+    return ordered
 
 
 def _events_of(flight: Flight) -> Iterator[Planned]:

@@ -42,6 +42,7 @@ CRASH_AT = 0.4
 FAILING = "turnaround"
 _POLL_S = 0.05
 _TICK_S = 0.02
+_LOOK_EVERY_S = 0.25
 _STALL_S = 60.0
 _ROUNDS = 1_000
 
@@ -53,13 +54,17 @@ class Stalled(Exception):
 class Demo:
     """What one run knows."""
 
-    def __init__(self, folder: Path, tables: Tables, view: View, *, speed: float | None, crash: bool) -> None:
-        """``speed``: seconds of 2013 per second; None: as fast as it goes."""
+    def __init__(
+        self, folder: Path, tables: Tables, view: View, *, speed: float | None, crash: bool, repair_early: bool
+    ) -> None:
+        """``speed``: seconds of 2013 per second; None: as fast as it goes. ``repair_early``: repair dead letters as
+        they come, so that an aircraft does not wait all year behind its first."""
         self._folder = folder
         self._tables = tables
         self._view = view
         self._speed = speed
         self._with_crash = crash
+        self._repair_early = repair_early
         self._events = timeline(tables)
         self._bus: Nexus = make_bus(folder)
         self._worker = WorkerProcess(folder)
@@ -270,9 +275,14 @@ class Demo:
 
     async def _watch(self) -> None:
         while True:
+            began = time.monotonic()
             await self._look_at_letters()
+            if self._repair_early:
+                for letter in self._letters:
+                    await self._repair_one(letter)
             self._view.show(self._state())
-            await asyncio.sleep(0.25)
+            # Looking takes longer the more there is to see; it must not keep the publisher waiting.
+            await asyncio.sleep(max(_LOOK_EVERY_S, 3 * (time.monotonic() - began)))
 
     def _state(self) -> State:
         counts = self._counts()

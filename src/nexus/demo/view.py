@@ -121,13 +121,13 @@ class LiveView:
         head.add_row("worker", state.worker)
         table = Table(box=None, padding=(0, 2, 0, 0))
         table.add_column("group")
-        table.add_column("", width=24)
-        for name in ("handled", "per second", "lag", "duplicates", "dead letters", "waiting"):
+        table.add_column("", width=16)
+        for name in ("handled", "per s", "lag", "repeated", "dead", "waiting"):
             table.add_column(name, justify="right")
         for group in state.groups:
             table.add_row(
                 group.name,
-                ProgressBar(total=max(group.expected, 1), completed=group.handled, width=24),
+                ProgressBar(total=max(group.expected, 1), completed=group.handled, width=16),
                 f"{group.handled:,}",
                 f"{self._rates.get(group.name, 0):,.0f}",
                 f"{group.lag:,}",
