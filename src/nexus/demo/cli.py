@@ -1,0 +1,101 @@
+"""``nexus demo``: read the wishes, run, print the report. Figures go to stdout, talk to stderr."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from pathlib import Path
+
+import click
+
+from nexus.demo.fetch import FetchError, cache_folder, fetch
+from nexus.demo.folder import FolderError, fresh_folder
+from nexus.demo.process import WorkerDied
+from nexus.demo.report import Report, render
+from nexus.demo.run import Demo, Stalled, encode
+from nexus.demo.tables import Tables, read_archive, read_extract
+from nexus.demo.view import make_view
+from nexus.errors import NexusError
+
+INTERRUPTED = 130
+TERMINAL_SPEED = 36_000.0
+
+
+class Speed(click.ParamType[float | None]):
+    """``max``, or how many seconds of 2013 go by in one."""
+
+    name = "speed"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
+        if value in ("max", None):
+            return None
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)x?", str(value))
+        if match is None or not 1 <= float(match[1]) <= 1_000_000:
+            self.fail(f"{value!r} is neither 'max' nor a speed from 1x to 1000000x, such as 3600x", param, ctx)
+        return float(match[1])
+
+
+@click.command("demo")
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".nexus/demo"),
+    show_default=True,
+    help="Folder for the demo's store; made fresh for each run.",
+)
+@click.option(
+    "--speed",
+    type=Speed(),
+    help="Time of 2013 per second, such as 3600x, or max.  [default: 36000x on a terminal, else max]",
+)
+@click.option("--quick", is_flag=True, help="Only the first day.")
+@click.option("--full", is_flag=True, help="All 336,776 flights of the year; fetched by package name on first use.")
+@click.option("--no-crash", is_flag=True, help="Leave the worker process alive.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How to print the final report.",
+)
+def command(data: Path, speed: float | None, quick: bool, full: bool, no_crash: bool, output: str) -> None:
+    """Replay real flights of 2013 as events, crash a worker on the way, and repair what went wrong.
+
+    Every event is counted at the end: the exit code is 0 only if each was handled by every group or set aside.
+    """
+    if quick and full:
+        raise click.UsageError("--quick and --full exclude each other")
+    chosen = click.get_current_context().get_parameter_source("speed") is not click.core.ParameterSource.DEFAULT
+    if not chosen and sys.stderr.isatty():
+        speed = TERMINAL_SPEED
+    try:
+        with fresh_folder(data.absolute()) as folder:
+            report = asyncio.run(_run(folder, _tables(quick, full), speed, crash=not no_crash, repair_early=full))
+    except KeyboardInterrupt:
+        click.echo("interrupted; both processes have ended", err=True)
+        raise SystemExit(INTERRUPTED) from None
+    except (FetchError, FolderError, NexusError, Stalled, WorkerDied) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(encode(report) if output == "json" else render(report))
+    if not report.ok:
+        raise SystemExit(1)
+
+
+def _tables(quick: bool, full: bool) -> Tables:
+    if not full:
+        return read_extract(1 if quick else None)
+    click.echo(f"reading the whole year; its archive is kept in {cache_folder()}", err=True)
+    return read_archive(fetch(cache_folder()))
+
+
+async def _run(folder: Path, tables: Tables, speed: float | None, *, crash: bool, repair_early: bool) -> Report:
+    view = make_view()
+    try:
+        pace = "as fast as it goes" if speed is None else f"{speed:,.0f} seconds of 2013 a second"
+        view.say(f"data        {folder}")
+        view.say(f"replay      {len(tables.flights):,} flights and their weather, {pace}")
+        return await Demo(folder, tables, view, speed=speed, crash=crash, repair_early=repair_early).run()
+    finally:
+        view.close()
