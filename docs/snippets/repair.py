@@ -16,9 +16,8 @@ async def charge(order: dict, event: Event) -> None:
 async def main() -> None:
     async with bus:
         await bus.publish("order.placed", {"total": -5}, key="o-1")
-        while not (letters := await bus.dead_letters.all("billing")):
-            await asyncio.sleep(0.01)
-        (letter,) = letters
+        async with asyncio.timeout(5):
+            letter = await bus.dead_letters.first("billing")
         print(letter.id, letter.reason, [attempt.error.splitlines()[0] for attempt in letter.history])
         await bus.dead_letters.requeue(letter, data=b'{"total": 5}', who="me")
         await handled.wait()

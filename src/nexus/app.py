@@ -81,6 +81,7 @@ class Nexus:
         self._member = f"{os.getpid()}-{random.getrandbits(32):08x}"
         self._consumers: dict[str, Consumer] = {}
         self._publisher: Publisher | None = None
+        self._dead_letters: DeadLetters | None = None
         self._state: Literal["new", "open", "closed"] = "new"
 
     # ---- handlers -------------------------------------------------------------------------------------------------
@@ -410,7 +411,9 @@ class Nexus:
     @property
     def dead_letters(self) -> DeadLetters:
         """What failed for good, to be looked at, edited, requeued or discarded."""
-        return DeadLetters(self.backend, self.clock, self.new_id, self.settings.source)
+        if self._dead_letters is None:
+            self._dead_letters = DeadLetters(self.backend, self.clock, self.new_id, self.settings.source)
+        return self._dead_letters
 
     def consumer(self, group: str) -> Consumer:
         """The running consumer of a group: its `stats`, what it owns, and why a partition stands still."""

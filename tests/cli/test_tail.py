@@ -17,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nexus import Event, Nexus
-from nexus.cli import _reading, _values
+from nexus.cli import _values
 from nexus.cli._text import escape, escape_json
 from nexus.cli.tail import FIELDS
+from nexus.runtime import reading
 
 from .conftest import Run, lines
 
@@ -193,14 +194,14 @@ def test_escaped_json_is_the_same_value(value: dict[str, str]) -> None:
 
 def test_partitions_are_merged_by_time_across_reads(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One partition has many events in little time, another few in much: one read of each is not one line of time."""
-    monkeypatch.setattr(_reading, "_READ_EVENTS", 3)
+    monkeypatch.setattr(reading, "_READ_EVENTS", 3)
     fill(store, [event(number, key="fast" if number % 7 else "slow") for number in range(60)])
 
     async def read() -> list[str]:
         bus = Nexus(store)
         await bus.backend.open()
-        places = await _reading.starts(bus.backend, ["events"], "earliest")
-        found = [seen.stored.event.id async for seen in _reading.merged(bus.backend, places)]
+        places = await reading.starts(bus.backend, ["events"], "earliest")
+        found = [seen.stored.event.id async for seen in reading.merged(bus.backend, places)]
         await bus.backend.close()
         return found
 

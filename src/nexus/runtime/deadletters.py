@@ -7,12 +7,13 @@ from any process, whether the group runs or not, and a command that comes too la
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from nexus.clock import Clock
+from nexus.core.cursor import State, decode
 from nexus.core.envelope import check_json
 from nexus.core.parking import Discard, Fold, LaneKey, Record, Requeue
 from nexus.errors import NexusError, UnknownGroup
@@ -23,6 +24,7 @@ from nexus.spi.backend import Backend, Want
 
 _READ_EVENTS = 2_000
 _READ_BYTES = 16 * 1024 * 1024
+_VIEWS_LIMIT = 256
 
 
 class DeadLetterInfo(msgspec.Struct, frozen=True):
@@ -66,6 +68,7 @@ class DeadLetters:
         self._backend = backend
         self._clock = clock
         self._journal = Journal(backend, clock, new_id, source)
+        self._views: dict[tuple[str, str, int], _View] = {}
 
     async def all(self, group: str | None = None, topic: str | None = None) -> list[DeadLetterInfo]:
         """Return all dead letters, oldest first within a partition."""
@@ -74,6 +77,19 @@ class DeadLetters:
             for partition in range(partitions):
                 found += await self._read(of_group, of_topic, partition)
         return found
+
+    async def first(self, group: str) -> DeadLetterInfo:
+        """Return the oldest dead letter of a group; wait for one if there is none."""
+        wake = asyncio.Event()
+        topics = [parking_topic(topic, of_group) for of_group, topic, _ in await self._parking_topics(group, None)]
+        unwatch = self._backend.watch(topics, wake.set)
+        try:
+            while not (letters := await self.all(group)):
+                await wake.wait()
+                wake.clear()
+            return min(letters, key=lambda letter: letter.died_at)
+        finally:
+            unwatch()
 
     async def get(self, id: str) -> DeadLetterInfo:
         """Return one dead letter by its id. Raises `NotDead`."""
@@ -84,7 +100,10 @@ class DeadLetters:
             raise NotDead(
                 f"{id!r} is no dead letter's id", hint="they look like group/topic/partition/position"
             ) from None
-        if parking_topic(topic, group) in await self._backend.topics():
+        parking = parking_topic(topic, group)
+        if parking in await self._backend.topics() and (
+            0 <= number < (await self._backend.describe(parking)).spec.partitions
+        ):
             for letter in await self._read(group, topic, number):
                 if letter.position == place:
                     return letter
@@ -110,16 +129,10 @@ class DeadLetters:
         return await self._command(letter, command)
 
     async def _command(self, letter: DeadLetterInfo, command: Record) -> bool:
+        """Append a command and read on up to it: whether it was taken is what every reader sees there."""
         parking = parking_topic(letter.topic, letter.group)
         (place,) = await self._journal.append(parking, [(letter.partition, command)])
-        fold = Fold()
-        taken = False
-        records, _ = await self._journal.read(parking, letter.partition, 0)
-        for stored in records:
-            answer = fold.apply(stored.position, record_of(stored))
-            if stored.position == place or (place is None and record_of(stored) == command):
-                taken = answer
-        return taken
+        return await self._read_on(letter.group, letter.topic, letter.partition, place, command)
 
     async def _parking_topics(self, group: str | None, topic: str | None) -> list[tuple[str, str, int]]:
         groups = await self._backend.groups()
@@ -136,29 +149,14 @@ class DeadLetters:
                         found.append((of_group, of_topic, (await self._backend.describe(name)).spec.partitions))
         return found
 
-    async def _read(self, group: str, topic: str, partition: int) -> Sequence[DeadLetterInfo]:
-        parking = parking_topic(topic, group)
-        fold = Fold()
-        told: dict[tuple[LaneKey, int], Told] = {}
-        place = 0
-        while True:
-            (part,) = await self._backend.read([Want(parking, partition, place, _READ_EVENTS)], _READ_BYTES)
-            for stored in part.events:
-                record = record_of(stored)
-                if place == 0 and not fold.keys and part.trimmed:
-                    fold = Fold(stored.position, _epoch_of(record), 0)
-                if fold.apply(stored.position, record):
-                    tell(told, record, fold)
-                place = stored.position + 1
-            place = max(place, part.next)
-            if not part.more:
-                break
-            await asyncio.sleep(0)
+    async def _read(self, group: str, topic: str, partition: int) -> list[DeadLetterInfo]:
+        await self._read_on(group, topic, partition)
+        view = self._views[group, topic, partition]
         letters = []
-        for key, known in fold.keys.items():
+        for key, known in view.fold.keys.items():
             for position in known.dead:
-                entry, said = known.touched[position], told[key, position]
-                name = key if isinstance(key, tuple) else (said.event.tenant, None)
+                entry, said = known.touched[position], view.told[key, position]
+                tenant, name = key if isinstance(key, tuple) else (said.event.tenant, None)
                 letters.append(
                     DeadLetterInfo(
                         group,
@@ -166,8 +164,8 @@ class DeadLetters:
                         partition,
                         position,
                         entry.round,
-                        name[1],
-                        name[0],
+                        name,
+                        tenant,
                         entry.attempts,
                         said.reason,
                         said.died_at,
@@ -179,10 +177,49 @@ class DeadLetters:
                 )
         return sorted(letters, key=lambda letter: letter.position)
 
+    async def _read_on(
+        self, group: str, topic: str, partition: int, until: int | None = None, command: Record | None = None
+    ) -> bool:
+        """Fold in what is new, up to a place or to the end; True if ``command`` was met there and taken."""
+        parking = parking_topic(topic, group)
+        at = (group, topic, partition)
+        view = self._views.get(at) or await self._begin(at)
+        taken = False
+        while until is None or view.fold.place <= until:
+            wanted = view.fold.place
+            (part,) = await self._backend.read([Want(parking, partition, wanted, _READ_EVENTS)], _READ_BYTES)
+            if part.trimmed is not None and part.trimmed > wanted:
+                view = await self._begin(at)  # its owner has moved the start: the cursor names a later place
+                continue
+            for stored in part.events:
+                record = record_of(stored)
+                if view.fold.apply(stored.position, record):
+                    tell(view.told, record, view.fold)
+                    taken |= stored.position == until or (until is None and record == command)
+            if not part.more:
+                break
+            await asyncio.sleep(0)
+        return taken
 
-def _epoch_of(record: Record) -> int:
-    """The epoch in force where a trimmed parking topic begins: that of its first owner record."""
-    return getattr(record, "epoch", 0)
+    async def _begin(self, at: tuple[str, str, int]) -> _View:
+        """Begin where the group's cursor says that reading must begin."""
+        group, topic, partition = at
+        state = State()
+        for lag in await self._backend.lag(group):
+            if (lag.topic, lag.partition) == (topic, partition):
+                state = decode(lag.low, lag.state)
+        if len(self._views) >= _VIEWS_LIMIT:
+            self._views.clear()
+        view = self._views[at] = _View(Fold(state.place, state.place_epoch, state.base))
+        return view
+
+
+class _View:
+    """What was read of one parking partition so far; a later look reads only what is new."""
+
+    def __init__(self, fold: Fold) -> None:
+        self.fold = fold
+        self.told: dict[tuple[LaneKey, int], Told] = {}
 
 
 def _key_of(letter: DeadLetterInfo) -> LaneKey:

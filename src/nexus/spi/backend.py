@@ -176,6 +176,8 @@ class PartitionLag(msgspec.Struct, frozen=True):
     """Name of the member that owns it, if any."""
     oldest_at: float | None
     """When the event at ``low`` was recorded; None if the group is at the end or the event is gone."""
+    state: str = ""
+    """The stored cursor's ``state``."""
 
 
 class Member(Protocol):

@@ -137,6 +137,7 @@ class Group:
             epoch=cursor.epoch,
             owner=owner.name if owner is not None else None,
             oldest_at=head.recorded_at if head is not None else None,
+            state=cursor.state,
         )
 
     def _share(self) -> None:

@@ -261,5 +261,7 @@ def lag(db: apsw.Connection, group: str, shape_of: Callable[[str], Shape]) -> li
             oldest = next(rows_of(db, shape, partition, cursor.low), None)
             if oldest is not None and oldest[1] == cursor.low:
                 oldest_at = oldest[2]
-        found.append(PartitionLag(name, partition, cursor.low, end[partition], cursor.epoch, owner, oldest_at))
+        found.append(
+            PartitionLag(name, partition, cursor.low, end[partition], cursor.epoch, owner, oldest_at, cursor.state)
+        )
     return found
