@@ -22,18 +22,16 @@ INTERRUPTED = 130
 TERMINAL_SPEED = 36_000.0
 
 
-class Speed(click.ParamType[float | None]):
-    """``max``, or how many seconds of 2013 go by in one."""
-
-    name = "speed"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
-        if value in ("max", None):
-            return None
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)x?", str(value))
-        if match is None or not 1 <= float(match[1]) <= 1_000_000:
-            self.fail(f"{value!r} is neither 'max' nor a speed from 1x to 1000000x, such as 3600x", param, ctx)
-        return float(match[1])
+def read_speed(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
+    """Return how many seconds of 2013 go by in one; None: as fast as it goes."""
+    if text is None and sys.stderr.isatty():
+        return TERMINAL_SPEED
+    if text in (None, "max"):
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)x?", text or "")
+    if match is None or not 1 <= float(match[1]) <= 1_000_000:
+        raise click.BadParameter(f"{text!r} is neither 'max' nor a speed from 1x to 1000000x, such as 3600x")
+    return float(match[1])
 
 
 @click.command("demo")
@@ -46,7 +44,7 @@ class Speed(click.ParamType[float | None]):
 )
 @click.option(
     "--speed",
-    type=Speed(),
+    callback=read_speed,
     help="Time of 2013 per second, such as 3600x, or max.  [default: 36000x on a terminal, else max]",
 )
 @click.option("--quick", is_flag=True, help="Only the first day.")
@@ -67,9 +65,6 @@ def command(data: Path, speed: float | None, quick: bool, full: bool, no_crash: 
     """
     if quick and full:
         raise click.UsageError("--quick and --full exclude each other")
-    chosen = click.get_current_context().get_parameter_source("speed") is not click.core.ParameterSource.DEFAULT
-    if not chosen and sys.stderr.isatty():
-        speed = TERMINAL_SPEED
     try:
         with fresh_folder(data.absolute()) as folder:
             report = asyncio.run(_run(folder, _tables(quick, full), speed, crash=not no_crash, repair_early=full))
