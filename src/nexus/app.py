@@ -22,7 +22,7 @@ from nexus.core.owner import OnDead, Policy
 from nexus.core.pattern import validate_pattern
 from nexus.core.plan import check_durability
 from nexus.core.retry import Retry
-from nexus.errors import Closed, HandlerError, NexusError, PublishError
+from nexus.errors import Closed, HandlerError, NexusError, PublishError, SettingsError
 from nexus.event import JSON, Event, is_json
 from nexus.plugins import make_backend
 from nexus.runtime.binding import Binding, RunIn
@@ -41,7 +41,8 @@ LostCursor = Literal["stop", "checkpoint", "earliest"]
 Start = Literal["latest", "earliest"]
 
 DEFAULT_TOPIC = "events"
-_GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+"""No dot: `runtime.journal.parking_topic` joins topic and group with one, and must be read back."""
 
 
 class Nexus:
@@ -82,7 +83,7 @@ class Nexus:
         self._consumers: dict[str, Consumer] = {}
         self._publisher: Publisher | None = None
         self._dead_letters: DeadLetters | None = None
-        self._state: Literal["new", "open", "closed"] = "new"
+        self._state: Literal["new", "open", "closing", "closed"] = "new"
 
     # ---- handlers -------------------------------------------------------------------------------------------------
 
@@ -128,9 +129,7 @@ class Nexus:
 
         def register(handler: Handler) -> Handler:
             binding = Binding(handler, run_in)
-            name = group or re.sub(r"[^A-Za-z0-9._-]+", "-", handler.__qualname__).strip("-")
-            if not _GROUP_NAME.fullmatch(name):
-                raise HandlerError(f"group name {name!r} is not allowed", hint="letters, digits, '.', '_' and '-'")
+            name = _checked_group(group or re.sub(r"[^A-Za-z0-9_-]+", "-", handler.__qualname__).strip("-"))
             count = workers or self.settings.workers
             policy = Policy(on_dead=on_dead, ordered=ordered, hold_s=hold_s)
             known = self.groups.get(name)
@@ -177,6 +176,9 @@ class Nexus:
             raise
 
     def _make_publisher(self) -> Publisher:
+        for name in self.settings.topics:
+            if name.endswith(".park"):
+                raise SettingsError(f"topics.{name}: names that end in .park are those of parking topics")
         specs = {
             name: TopicSpec(name, topic.partitions, topic.retention_age_s, topic.retention_size_bytes)
             for name, topic in self.settings.topics.items()
@@ -209,18 +211,33 @@ class Nexus:
             drain_s=self.settings.drain_s,
         )
         self._consumers[group.name] = consumer
-        await consumer.start()
+        try:
+            await consumer.start()
+        except BaseException:
+            del self._consumers[group.name]
+            await consumer.kill()
+            raise
         return consumer
 
     async def close(self) -> None:
-        """Drain and close: start nothing new, wait for running handlers, settle, leave. Idempotent."""
+        """Drain and close: start nothing new, wait for running handlers, settle, leave. Idempotent.
+
+        Handlers that are still running may publish until they are done. Raises what stopped a consumer, if something
+        nobody planned did.
+        """
         if self._state != "open":
             return
-        self._state = "closed"
-        await asyncio.gather(*(consumer.close() for consumer in self._consumers.values()))
-        if self._publisher is not None:
-            await self._publisher.close()
-        await self.backend.close()
+        self._state = "closing"
+        try:
+            ended = await asyncio.gather(*(c.close() for c in self._consumers.values()), return_exceptions=True)
+        finally:
+            self._state = "closed"
+            if self._publisher is not None:
+                await self._publisher.close()
+            await self.backend.close()
+        for failure in ended:
+            if isinstance(failure, BaseException):
+                raise failure
 
     async def kill(self) -> None:
         """Stop as a crash would: nothing is drained, settled or given back. For tests of what survives."""
@@ -276,7 +293,9 @@ class Nexus:
 
     @property
     def publisher(self) -> Publisher:
-        if self._publisher is None or self._state != "open":
+        if self._publisher is None or self._state in ("new", "closed"):
+            raise _not_open()
+        if self._state == "closing" and current_event.get() is None:
             raise _not_open()
         return self._publisher
 
@@ -347,9 +366,8 @@ class Nexus:
         Raises `InvalidEvent`, `IdConflict`, `Overloaded`, `UnknownOutcome`, `Closed`, `BackendError`.
         """
         event = type if isinstance(type, Event) else self.event(type, data, **attributes)
-        publisher = self._publisher
-        if publisher is None or self._state != "open":
-            raise _not_open()
+        publisher = self._publisher if self._state == "open" else self.publisher
+        assert publisher is not None
         return await publisher.publish(event)
 
     async def publish_many(self, events: Sequence[Event[Any]]) -> list[Receipt | PublishError]:
@@ -378,7 +396,7 @@ class Nexus:
 
         for pattern in patterns:
             validate_pattern(pattern)
-        own = Group(group, Policy(), 1, start, "stop")
+        own = Group(_checked_group(group), Policy(), 1, start, "stop")
         own.add(
             Subscription(patterns, Binding(hand_over), compile_filter(where) if where else None, Retry(), None, 1, None)
         )
@@ -388,12 +406,15 @@ class Nexus:
         try:
             while True:
                 event, done = await offered.get()
+                if done.done():
+                    continue  # its partition moved before it was taken
                 yield event
-                done.set_result(None)
+                if not done.done():
+                    done.set_result(None)
         finally:
-            self._consumers.pop(group, None)
             consumer.interrupt_all("left the loop")
             await consumer.close()
+            self._consumers.pop(group, None)
 
     def tail(
         self,
@@ -421,6 +442,12 @@ class Nexus:
             return self._consumers[group]
         except KeyError:
             raise NexusError(f"group {group} is not consumed by this bus") from None
+
+
+def _checked_group(name: str) -> str:
+    if not _GROUP_NAME.fullmatch(name):
+        raise HandlerError(f"group name {name!r} is not allowed", hint="letters, digits, '_' and '-', at most 100")
+    return name
 
 
 def _not_open() -> Closed:

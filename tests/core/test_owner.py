@@ -128,9 +128,9 @@ def test_a_timer_of_a_key_that_is_gone_or_ready_does_nothing() -> None:
     shell = Shell()
     shell.offer(0)
     shell.run(RetryIn(2.0))
-    shell.owner._set_timer(1.0, (None, "gone"))
+    shell.owner._set_timer(1.0, Lane(shell.owner, (None, "gone")))
     shell.owner.tick(3.0)
-    shell.owner._set_timer(3.0, KEY)
+    shell.owner._set_timer(3.0, shell.owner._lane(KEY))
     shell.owner.tick(3.0)
     assert len(shell.ready) == 1
 

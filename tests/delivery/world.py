@@ -440,7 +440,7 @@ class World:
                 self.owners[index] = None
                 return
             # Another claim is in force: take over again, above it.
-            again, acting.state = take_over(self.cursor, 0, fold.epoch)
+            again, acting.state = take_over(self.cursor, 0, fold.epoch, own=True)
             acting.cursor = self.cursor = again
             acting.phase = "claim"
             acting.in_flight = [Claim(again.epoch, str(index))]
@@ -484,7 +484,7 @@ class World:
         delivery = acting.owner.begin(lane, self.now)
         if delivery is None:
             return
-        if delivery.attempt > self.max_attempts + INTERRUPTED_LIMIT:
+        if acting.owner.on_probation and delivery.attempt > self.max_attempts + INTERRUPTED_LIMIT:
             acting.owner.end(delivery, DeadLetter("interrupted"), self.now)
         elif acting.owner.on_probation and not delivery.parked and self.rules.settle_before_start:
             acting.waiting = delivery

@@ -52,7 +52,7 @@ class Delivery:
 class Lane:
     """What is known of one key between fetch and settle."""
 
-    __slots__ = ("batch", "due", "key", "owner", "queue", "queued", "report", "running", "sending")
+    __slots__ = ("batch", "due", "key", "owner", "queue", "queued", "report", "running", "sending", "timer")
 
     def __init__(self, owner: Owner, key: LaneKey) -> None:
         self.owner = owner
@@ -66,6 +66,8 @@ class Lane:
         """The lane stands in the ready queue."""
         self.due = 0.0
         """The head is held until then."""
+        self.timer: float | None = None
+        """When a timer of this lane fires next."""
         self.batch: deque[Delivery] | None = None
         """Parked deliveries whose start is durable, in order."""
         self.report: list[Any] | None = None

@@ -58,7 +58,8 @@ class Ledger:
         """Go on at ``first``, because what is below was trimmed. What was delivered before stays as it is."""
         self._next = max(self._next, first)
         self._stored = {position for position in self._stored if position >= first}
-        self.attempts = {p: n for p, n in self.attempts.items() if p >= first or p in self._open}
+        delivered = set(self._open)
+        self.attempts = {p: n for p, n in self.attempts.items() if p >= first or p in delivered}
 
     @property
     def low(self) -> int:

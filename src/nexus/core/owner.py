@@ -86,13 +86,15 @@ class Policy(msgspec.Struct, frozen=True):
     """Parked entries of one key that one append may start."""
 
 
-def take_over(stored: Cursor, token: int, in_force: int) -> tuple[Cursor, cursor_codec.State]:
+def take_over(stored: Cursor, token: int, in_force: int, *, own: bool = False) -> tuple[Cursor, cursor_codec.State]:
     """Return the cursor by which a new owner fences the old one, and what it says (rules 1 and 13).
 
-    Its epoch is above the stored one, the backend's token and every claim seen in the parking topic.
+    Its epoch is above the stored one, the backend's token and every claim seen in the parking topic. ``own``: the
+    stored cursor is this process's own, so nobody has died.
     """
     state = cursor_codec.decode(stored.low, stored.state)
-    state = msgspec.structs.replace(state, clean=False, unclean=0 if state.clean else state.unclean + 1)
+    unclean = state.unclean if own else 0 if state.clean else state.unclean + 1
+    state = msgspec.structs.replace(state, clean=False, unclean=unclean)
     text = cursor_codec.encode(stored.low, state)
     assert text is not None, "it differs by two small numbers from one that fitted"
     return Cursor(max(stored.epoch, token, in_force) + 1, stored.low, text), state
@@ -134,6 +136,7 @@ class Owner:
         self._running = 0
         self._turn = turn or Turn()
         self._turns: deque[LaneKey] = deque()  # in probation: keys that wait for the turn
+        self._ragged = False
         self._takeover_low = low
         self._settled_low = low
         self.last_settled = stored
@@ -243,14 +246,14 @@ class Owner:
             self._send(lane, records)
         elif state == "parked":
             if due:
-                self._set_timer(due, lane.key)
+                self._set_timer(due, lane)
         elif state == "free" and lane.queue:
             if lane.due <= now:
                 self._make_ready(lane)
             elif self._crowded(lane):
                 self._park(lane, lane.due, "", now)
             else:
-                self._set_timer(lane.due, lane.key)
+                self._set_timer(lane.due, lane)
         elif not lane.queued:
             self._lanes.pop(lane.key, None)
 
@@ -581,9 +584,11 @@ class Owner:
 
     # ---- time -----------------------------------------------------------------------------------------------------
 
-    def _set_timer(self, due: float, key: LaneKey) -> None:
-        self._timer_ids += 1
-        heapq.heappush(self._timers, (due, self._timer_ids, key))
+    def _set_timer(self, due: float, lane: Lane) -> None:
+        if lane.timer is None or due < lane.timer:
+            lane.timer = due
+            self._timer_ids += 1
+            heapq.heappush(self._timers, (due, self._timer_ids, lane.key))
 
     @property
     def wake_at(self) -> float | None:
@@ -593,16 +598,19 @@ class Owner:
     def tick(self, now: float) -> None:
         """Let held and parked keys go on whose time has come."""
         while self._timers and self._timers[0][0] <= now:
-            lane = self._lanes.get(heapq.heappop(self._timers)[2])
-            if lane is not None and not lane.queued:
-                self._advance(lane, now)
+            due, _, key = heapq.heappop(self._timers)
+            lane = self._lanes.get(key)
+            if lane is not None and lane.timer == due:
+                lane.timer = None
+                if not lane.queued:
+                    self._advance(lane, now)
 
     # ---- window, cursor, release ----------------------------------------------------------------------------------
 
     @property
     def credit(self) -> int:
         """How many events more may be fetched by the bounds of the window and the parking topic."""
-        if self.stopped is not None or self.fold.unfinished >= self.policy.parked_limit:
+        if self.stopped is not None or self._ragged or self.fold.unfinished >= self.policy.parked_limit:
             return 0
         return max(0, self.policy.window_limit - len(self.ledger))
 
@@ -651,7 +659,7 @@ class Owner:
         return self._dirty
 
     def cursor(self, *, clean: bool = False) -> Cursor | None:
-        """Return what to store; None if it does not fit in a cursor now (the window is too ragged: fetch less).
+        """Return what to store; None if it does not fit: the window is too ragged, and is not fetched until it fits.
 
         ``clean`` is the last settle of a release: only when `drained`.
         """
@@ -667,6 +675,10 @@ class Owner:
             base=base,
         )
         text = cursor_codec.encode(low, state)
+        while text is None and clean:  # leave what fits: the rest is handled again, in order
+            state = msgspec.structs.replace(state, done=state.done[: len(state.done) // 2])
+            text = cursor_codec.encode(low, state)
+        self._ragged = text is None
         if text is None:
             return None
         self._dirty = False

@@ -242,6 +242,11 @@ class ParkedKey:
     def finished(self) -> bool:
         return not self.touched and self._head == len(self._waiting)
 
+    def since_lowest(self, otherwise: int) -> int:
+        """Lowest place that makes an unfinished entry known; untouched ones stand in the order of their places."""
+        lowest = min((entry.since for entry in self.touched.values()), default=otherwise)
+        return min(lowest, self._places[self._head]) if self._head < len(self._places) else lowest
+
     def since(self) -> Iterator[tuple[int, int]]:
         """(position, place of the record that makes it known) of unfinished entries."""
         yield from ((position, entry.since) for position, entry in self.touched.items())
@@ -394,7 +399,7 @@ class Fold:
         """
         place = self.place
         for known in self.keys.values():
-            place = min(place, *(since for _, since in known.since()), place)
+            place = min(place, known.since_lowest(place))
             if known.floor >= self.base:
                 place = min(place, known.floor_place)
         while len(self._marks) > 1 and self._marks[1][0] <= place:

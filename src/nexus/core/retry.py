@@ -38,6 +38,11 @@ class Retry(msgspec.Struct, frozen=True):
         if not 0 <= self.base_s <= self.cap_s:
             raise SettingsError(f"base_s is {self.base_s} and cap_s is {self.cap_s}; wanted 0 <= base_s <= cap_s")
 
+    @property
+    def most_attempts(self) -> int:
+        """The most attempts that this policy, or one that it names for an exception, may allow."""
+        return max(self.max_attempts, *(own.most_attempts for own in self.on.values() if isinstance(own, Retry)), 0)
+
     def decide(self, *, attempt: int, failure: BaseException, dice: float) -> RetryIn | Park | DeadLetter | Ack:
         """Decide after failed ``attempt`` (1 is the first); ``dice`` is uniform in [0, 1)."""
         for kind in type(failure).__mro__:

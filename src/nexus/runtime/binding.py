@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
@@ -79,10 +79,6 @@ class Binding:
             return lambda event, context: (only(event, context),)
         builders = tuple(self._builders)
         return lambda event, context: tuple([build(event, context) for build in builders])
-
-    def batch_arguments(self, events: Sequence[tuple[Event[Any], Callable[[], Context]]]) -> tuple[list[Any], ...]:
-        """Return one list per parameter."""
-        return tuple([build(event, context) for event, context in events] for build in self._builders)
 
 
 def _parameters(handler: Callable[..., Any], name: str) -> list[tuple[inspect.Parameter, Any]]:

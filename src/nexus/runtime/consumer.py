@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from itertools import islice
 from typing import Any
 
@@ -19,7 +19,7 @@ from nexus.core.lanes import Delivery
 from nexus.core.outcome import ACK, Ack, Cancelled, DeadLetter, Outcome, Park, RetryIn
 from nexus.core.owner import Owner
 from nexus.core.probation import Turn
-from nexus.errors import BackendError, CursorLost, UnknownOutcome
+from nexus.errors import BackendError, CorruptData, CursorLost, NexusError, UnknownOutcome
 from nexus.event import Event
 from nexus.runtime.journal import Journal, parking_spec, parking_topic, record_of
 from nexus.runtime.partition import Partition, Stats
@@ -77,7 +77,7 @@ class Consumer:
         self._by_owner: dict[Owner, Partition] = {}
         self._again: list[Assigned] = []
         self._workers = Workers(self, group.workers)
-        self._turn = Turn()
+        self._probation = Turn()
         self._takeover = Takeover(group, backend, self._journal, member)
         self._upkeep = Upkeep(backend, self._journal)
         self._wake = asyncio.Event()
@@ -110,35 +110,60 @@ class Consumer:
         )
         start: Any = self.group.start
         self._member = await self._backend.claim(self.group.name, topics, self._member_name, self._wake.set, start)
-        self._workers.start()
         loop = asyncio.get_running_loop()
         self.failed = loop.create_future()
+        self._workers.start()
         for task in (self._pump(), self._write_journal(), self._settle_by_time()):
-            self._tasks.append(loop.create_task(self._guard(task)))
+            self._tasks.append(loop.create_task(self.guard(task)))
 
     def _parking_news(self) -> None:
         self._tail_parking = True
         self._wake.set()
 
-    async def _guard(self, work: Any) -> None:
-        """Let nothing end silently: an error nobody planned stops the consumer and is told to whoever runs the bus."""
+    async def guard(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let nothing end silently: an error nobody planned stops the whole consumer, and is raised by `close`."""
         assert self.failed is not None
         try:
             await work
         except asyncio.CancelledError:
             raise
         except BaseException as error:
-            log.exception("group %s stopped by an error", self.group.name)
             if not self.failed.done():
+                log.exception("group %s stopped by an error", self.group.name)
                 self.failed.set_exception(error)
+                self.failed.exception()  # seen; `close` raises it
+                self._stop_by_itself()
+            if not isinstance(error, Exception):
+                raise
+
+    def _stop_by_itself(self) -> None:
+        """Give the partitions up as they stand, so that another member may do better."""
+        self._stopping = True
+        me = asyncio.current_task()
+        for task in self._tasks:
+            if task is not me:
+                task.cancel()
+        for id in list(self._partitions):
+            self._drop(id, "the consumer failed")
+        if self._member is not None:
+            task = asyncio.get_running_loop().create_task(self._member.leave())
+            self._releases.add(task)
+            task.add_done_callback(self._releases.discard)
 
     async def close(self) -> None:
-        """Drain: start nothing, wait for what runs, settle, leave. Whatever runs past the drain time is cancelled."""
+        """Drain: start nothing, wait for what runs, settle, leave.
+
+        Handlers that run past the drain time are cancelled and their attempts taken back; those in threads cannot be
+        and are waited for. Raises what stopped the consumer, if something nobody planned did.
+        """
         self._stopping = True
         self._unwatch()
-        await self._release(list(self._partitions.values()), self._drain_s, "shutdown")
+        self._wake.set()
+        if self._tasks:
+            await asyncio.wait(self._tasks[:1])  # the pump ends by itself, and finishes a takeover it has begun
         if self._releases:
             await asyncio.gather(*self._releases, return_exceptions=True)
+        await self._release(list(self._partitions.values()), self._drain_s, "shutdown")
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -146,7 +171,7 @@ class Consumer:
         if self._member is not None:
             await self._member.leave()
         if self.failed is not None and self.failed.done():
-            self.failed.exception()  # told already
+            raise self.failed.exception() or AssertionError
 
     async def kill(self) -> None:
         """Drop everything as a crash would: nothing is drained, settled or given back. For tests."""
@@ -164,29 +189,39 @@ class Consumer:
     # ---- the pump: ownership, fetching, time ----------------------------------------------------------------------
 
     async def _pump(self) -> None:
-        assert self._member is not None
         while not self._stopping:
             self._wake.clear()
-            changes = self._member.changes()
-            if changes or self._again:
-                await self._take_changes(changes)
-            now = self.clock.now()
-            due = None
-            for partition in self._partitions.values():
-                owner = partition.owner
-                if owner is not None and owner.wake_at is not None:
-                    owner.tick(now)
-                    if owner.wake_at is not None:
-                        due = owner.wake_at if due is None else min(due, owner.wake_at)
-            busy = await self._fetch()
-            self._look_for_records()
+            try:
+                busy = await self._turn()
+            except BackendError as error:
+                log.warning("group %s: %s", self.group.name, error)
+                await asyncio.sleep(_RETRY_S)
+                continue
             if busy:
                 await asyncio.sleep(0)
                 continue
+            due = min((o.wake_at for o in self._owners() if o.wake_at is not None), default=None)
             timeout = None if due is None else max(0.0, due - self.clock.now())
             if self._again:
-                timeout = min(timeout or _RETRY_S, _RETRY_S)
-            await self._wait(self._wake, timeout)
+                timeout = _RETRY_S if timeout is None else min(timeout, _RETRY_S)
+            if not self._stopping:
+                await self._wait(self._wake, timeout)
+
+    async def _turn(self) -> bool:
+        """Do all that can be done without waiting; True if there is more."""
+        assert self._member is not None
+        changes = self._member.changes()
+        if changes or self._again:
+            await self._take_changes(changes)
+        now = self.clock.now()
+        for owner in self._owners():
+            owner.tick(now)
+        busy = await self._fetch()
+        self._look_for_records()
+        return busy
+
+    def _owners(self) -> list[Owner]:
+        return [partition.owner for partition in self._partitions.values() if partition.owner is not None]
 
     async def _wait(self, event: asyncio.Event, timeout_s: float | None) -> None:
         if timeout_s is None:
@@ -208,7 +243,8 @@ class Consumer:
                         await self._give_back(one)
                     partition = self._partitions.get((topic, number))
                     if partition is not None and not partition.releasing:
-                        self._start_release(partition, min(deadline_s, self._drain_s))
+                        # Some of the deadline is for settling what was drained.
+                        self._start_release(partition, min(0.8 * deadline_s, self._drain_s))
                 case Lost(topic, number, reason):
                     assigned = [a for a in assigned if (a.topic, a.partition) != (topic, number)]
                     self._drop((topic, number), reason)
@@ -230,6 +266,7 @@ class Consumer:
     def _drop(self, id: tuple[str, int], reason: str) -> None:
         """Forget a partition that is not owned any more; what runs there is cancelled and its outcome dropped."""
         partition = self._partitions.pop(id, None)
+        self._takeover.lost.pop(id, None)
         if partition is None:
             return
         log.info("group %s lost %s[%d]: %s", self.group.name, *id, reason)
@@ -251,9 +288,8 @@ class Consumer:
             partition = Partition(one.topic, one.number, parking_topic(one.topic, self.group.name))
             self._partitions[partition.id] = partition
             if one.cursor is None or one.fold is None:
-                partition.lost = True
-                continue
-            owner = Owner(one.cursor, one.state, one.fold, self.group.policy, self._workers.push, self._turn)
+                continue  # it stands still; `stopped` says why
+            owner = Owner(one.cursor, one.state, one.fold, self.group.policy, self._workers.push, self._probation)
             partition.owner = owner
             partition.trimmed_to = partition.checkpoint_at = one.state.place
             self._by_owner[owner] = partition
@@ -263,7 +299,9 @@ class Consumer:
 
     async def _fetch(self) -> bool:
         """Fetch what the windows allow, and what operators wrote; True if there is more."""
-        live = [p for p in self._partitions.values() if p.owner is not None and not p.releasing]
+        live = [
+            p for p in self._partitions.values() if p.owner is not None and not p.releasing and p.owner.stopped is None
+        ]
         if not live or self._member is None:
             return False
         events = self._prefetch_events
@@ -283,14 +321,16 @@ class Consumer:
             if count:
                 wants.append(Want(partition.topic, partition.number, owner.ledger.next, count))
         from_topic = len(wants)
-        if self._tail_parking:
-            self._tail_parking = False
+        tailed, self._tail_parking = self._tail_parking, False
+        if tailed:
             wants += [Want(p.parking, p.number, p.owner.fold.place, _TAIL_EVENTS) for p in live if p.owner is not None]
         try:
             slices = await self._member.fetch(wants, max(size, 65_536))
         except BackendError as error:
-            log.warning("group %s cannot fetch: %s", self.group.name, error)
-            await asyncio.sleep(_RETRY_S)
+            self._tail_parking |= tailed
+            if not isinstance(error, CorruptData):
+                raise
+            await self._stop_what_is_damaged(wants)
             return True
         now = self.clock.now()
         more = False
@@ -301,6 +341,19 @@ class Consumer:
             if part.more:
                 self._parking_news()
         return more and share > 0
+
+    async def _stop_what_is_damaged(self, wants: Sequence[Want]) -> None:
+        """Find the partitions that cannot be read, and let the others go on."""
+        assert self._member is not None
+        for want in wants:
+            try:
+                await self._member.fetch([want], 65_536)
+            except CorruptData as error:
+                topic = want.topic.removesuffix(f".{self.group.name}.park")
+                partition = self._partitions.get((topic, want.partition))
+                if partition is not None and partition.owner is not None:
+                    log.error("group %s: %s[%d] stands still: %s", self.group.name, topic, want.partition, error)
+                    partition.owner.stop(str(error))
 
     def _take_in(self, part: Slice, now: float) -> bool:
         partition = self._partitions.get((part.topic, part.partition))
@@ -355,8 +408,17 @@ class Consumer:
         owner = partition.owner
         cursor = owner.last_settled
         self._forget_owner(partition, "taking over again")
-        self._again.append(Assigned(topic, number, cursor, owner.fold.epoch))
-        self._wake.set()
+
+        async def when_nothing_runs() -> None:
+            # A thread cannot be stopped: until it returns, the same event must not start again.
+            while not await self._until(lambda: not owner.running, 10.0):
+                log.warning("group %s waits for a handler of %s[%d]", self.group.name, topic, number)
+            self._again.append(Assigned(topic, number, cursor, owner.fold.epoch))
+            self._wake.set()
+
+        task = asyncio.get_running_loop().create_task(when_nothing_runs())
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
 
     async def load(self, delivery: Delivery) -> Event[Any]:
         """Read the event of a parked delivery, and with it those of its key that are next."""
@@ -460,7 +522,11 @@ class Consumer:
                     by_topic.setdefault(partition.parking, []).append((partition, owner, records))
         for parking, writes in by_topic.items():
             batch = [(partition.number, record) for partition, _, records in writes for record in records]
-            places = await self._append_records(parking, batch)
+            try:
+                places = await self._append_records(parking, batch)
+            except NexusError as error:
+                await self._write_one_by_one(parking, writes, error)
+                continue
             at = 0
             for partition, owner, records in writes:
                 own = None if places is None else places[at : at + len(records)]
@@ -473,8 +539,27 @@ class Consumer:
                     await self._landed(partition, owner, records, own)
         return bool(by_topic)
 
+    async def _write_one_by_one(
+        self, parking: str, writes: list[tuple[Partition, Owner, list[Any]]], error: NexusError
+    ) -> None:
+        """Something in a batch is refused for good: let the other partitions go on, and stop the one that has it."""
+        for partition, owner, records in writes:
+            if len(writes) > 1:
+                try:
+                    places = await self._append_records(parking, [(partition.number, record) for record in records])
+                except NexusError as own_error:
+                    error = own_error
+                else:
+                    if partition.owner is owner and places is not None:
+                        await self._landed(partition, owner, records, places)
+                    elif partition.owner is owner:
+                        self._retake(partition.topic, partition.number)
+                    continue
+            log.error("group %s: %s[%d] stands still: %s", self.group.name, partition.topic, partition.number, error)
+            owner.stop(str(error))
+
     async def _append_records(self, parking: str, batch: list[tuple[int, Any]]) -> list[int | None] | None:
-        """Append until it is done; None if nobody knows whether it was."""
+        """Append until it is done; None if nobody knows whether it was. Raises what no retry can mend."""
         while True:
             try:
                 return await self._journal.append(parking, batch)
@@ -494,7 +579,12 @@ class Consumer:
                 assert place is not None
                 owner.tail(place, record, self.clock.now())
         else:
-            stored, _ = await self._journal.read(partition.parking, partition.number, owner.fold.place, last)
+            try:
+                stored, _ = await self._journal.read(partition.parking, partition.number, owner.fold.place, last)
+            except BackendError as error:
+                log.warning("group %s cannot read %s: %s", self.group.name, partition.parking, error)
+                self._retake(partition.topic, partition.number)
+                return
             if partition.owner is not owner:
                 return
             for one in stored:
@@ -516,11 +606,17 @@ class Consumer:
             self._unsettled = False
             await self._wait(self._settle_now, self._settle_interval_s)
             self._settle_now.clear()
-            await self._settle([p for p in self._partitions.values() if not p.releasing])
+            try:
+                await self._settle(list(self._partitions.values()))
+            except BackendError as error:
+                log.warning("group %s cannot settle: %s", self.group.name, error)
+                await asyncio.sleep(_RETRY_S)
+                self._settle_wake.set()
 
     async def _settle(self, partitions: Sequence[Partition], *, clean: bool = False) -> None:
         """Store the cursors that changed; with ``clean``, give the partitions back in the same step."""
-        assert self._member is not None
+        if self._member is None:
+            return
         async with self._settling:
             self._ended = 0
             offered: list[tuple[Partition, Owner, Cursor]] = []
@@ -533,9 +629,14 @@ class Consumer:
                     offered.append((partition, owner, cursor))
             if not offered:
                 return
-            answers = await self._member.settle(
-                [Settlement(p.topic, p.number, cursor, release=clean) for p, _, cursor in offered]
-            )
+            try:
+                answers = await self._member.settle(
+                    [Settlement(p.topic, p.number, cursor, release=clean) for p, _, cursor in offered]
+                )
+            except BaseException:
+                for _, owner, _ in offered:
+                    owner.not_settled()
+                raise
             for (partition, owner, cursor), answer in zip(offered, answers, strict=True):
                 if partition.owner is not owner:
                     continue
@@ -555,10 +656,11 @@ class Consumer:
         """Make an attempt durable before its handler starts (probation); False if the partition is gone."""
         partition = self._by_owner.get(delivery.lane.owner)
         while partition is not None and partition.owner is delivery.lane.owner:
-            await self._settle([partition])
-            owner = partition.owner
-            if owner is None or not owner.dirty:
-                return owner is not None
+            with contextlib.suppress(BackendError):
+                await self._settle([partition])
+                owner = partition.owner
+                if owner is None or not owner.dirty:
+                    return owner is not None
             await asyncio.sleep(_RETRY_S)
         return False
 
@@ -579,7 +681,8 @@ class Consumer:
                 log.warning("group %s waits for handlers in threads that cannot be stopped", self.group.name)
         self._journal_wake.set()
         await self._until(lambda: all(owner.drained or owner.deposed for owner in owners), 10.0)
-        await self._settle([p for p in partitions if p.owner is not None and p.owner.drained], clean=True)
+        with contextlib.suppress(BackendError):  # then the next owner finds a partition that was not given back
+            await self._settle([p for p in partitions if p.owner is not None and p.owner.drained], clean=True)
         for partition in partitions:
             if self._partitions.get(partition.id) is partition:
                 del self._partitions[partition.id]
@@ -610,7 +713,7 @@ class Consumer:
     @property
     def lost_cursors(self) -> list[CursorLost]:
         """What stands still because the group's cursor is gone."""
-        return self._takeover.lost
+        return list(self._takeover.lost.values())
 
     @property
     def owned(self) -> list[tuple[str, int]]:

@@ -14,6 +14,7 @@ from nexus.event import Event
 
 HISTORY_LIMIT = 20
 """Failures kept of one entry, the latest."""
+HISTORY_LIMIT_CHARS = 24_000
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -42,7 +43,16 @@ class Told:
         del self.history[:-HISTORY_LIMIT]
 
     def history_lines(self) -> tuple[str, ...]:
-        return tuple(msgspec.json.encode(attempt).decode() for attempt in self.history)
+        """The history as a `Carry` holds it: the latest failures, as far as they fit."""
+        lines: list[str] = []
+        size = 0
+        for attempt in reversed(self.history):
+            line = msgspec.json.encode(attempt).decode()
+            size += len(line)
+            if size > HISTORY_LIMIT_CHARS:
+                break
+            lines.append(line)
+        return tuple(reversed(lines))
 
 
 def tell(told: dict[tuple[LaneKey, int], Told], record: Record, fold: Fold) -> None:

@@ -28,8 +28,6 @@ class Partition(msgspec.Struct, eq=False):
     number: int
     parking: str
     owner: Owner | None = None
-    lost: bool = False
-    """Its cursor is lost: it is owned and not consumed until somebody decides."""
     releasing: bool = False
     trimmed_to: int = 0
     checkpoint_at: int = 0

@@ -114,9 +114,7 @@ def returned_events(
         body, content_type = encode_payload(wish.data)
         made.append(
             Event(
-                id=_derived_id(
-                    group, subscription.binding.name, handled.source, handled.id, wish.type, str(nth), key or ""
-                ),
+                id=_derived_id(group, subscription.binding.name, handled.source, handled.id, wish.type, str(nth), key),
                 source=source,
                 type=wish.type,
                 time=now,
@@ -133,8 +131,9 @@ def returned_events(
     return made
 
 
-def _derived_id(*parts: str) -> str:
-    digest = hashlib.blake2b("\0".join(parts).encode(), digest_size=16)
+def _derived_id(*parts: str | None) -> str:
+    text = "".join("-" if part is None else f"{len(part)}:{part}" for part in parts)
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
     return f"d-{digest.hexdigest()}"
 
 

@@ -40,7 +40,9 @@ class Takeover:
         self._backend = backend
         self._journal = journal
         self._member_name = member_name
-        self.lost: list[CursorLost] = []
+        self._wrote: dict[Id, int] = {}
+        self.lost: dict[Id, CursorLost] = {}
+        """Partitions that are owned and stand still because their cursor is gone."""
 
     async def run(self, member: Member, assigned: Sequence[Assigned]) -> tuple[list[Taken], list[Assigned]]:
         """Take over what was assigned; return what is owned, and what should be tried again later."""
@@ -72,7 +74,12 @@ class Takeover:
                 later.append(Assigned(topic, number, cursor, ids[id].token))
                 continue
             fold = Fold(state.place, state.place_epoch, state.base)
-            _fold_in(fold, await self._records(id, state.place))
+            try:
+                _fold_in(fold, await self._records(id, state.place))
+            except BackendError as error:
+                log.warning("group %s cannot read what it parked of %s[%d]: %s", self._group.name, topic, number, error)
+                later.append(Assigned(topic, number, cursor, ids[id].token))
+                continue
             if fold.epoch == cursor.epoch:
                 taken.append(Taken(topic, number, cursor, state, fold))
                 continue
@@ -96,15 +103,23 @@ class Takeover:
             stored = one.cursor
             known = in_force.get(id, 0)
             if stored is None or (stored.epoch == 0 and known > 0):
-                stored = await self._decide_lost(id)
+                try:
+                    stored = await self._decide_lost(id)
+                except BackendError as error:
+                    log.warning("group %s cannot look after %s[%d]: %s", self._group.name, *id, error)
+                    later.append(one)
+                    continue
                 if stored is None:
                     taken.append(Taken(*id))
                     continue
-            fenced[id] = take_over(stored, one.token, known)
+            self.lost.pop(id, None)
+            fenced[id] = take_over(stored, one.token, known, own=self._wrote.get(id) == stored.epoch > 0)
         settlements = [Settlement(*id, cursor) for id, (cursor, _) in fenced.items()]
         for settlement, answer in zip(settlements, await member.settle(settlements), strict=True):
-            if answer != "ok":
-                id = (settlement.topic, settlement.partition)
+            id = (settlement.topic, settlement.partition)
+            if answer == "ok":
+                self._wrote[id] = settlement.cursor.epoch
+            else:
                 del fenced[id]
                 if answer == "retry":
                     later.append(ids[id])
@@ -143,7 +158,7 @@ class Takeover:
                 hint=f"start it with lost_cursor='checkpoint' (go on at {checkpoint}, as the parking topic says) "
                 f"or 'earliest' (at {first})",
             )
-            self.lost.append(error)
+            self.lost[id] = error
             log.error("%s", error)
             return None
         low = first if self._group.lost_cursor == "earliest" else checkpoint

@@ -19,6 +19,8 @@ CARRY_BEHIND = 4 * CHECKPOINT_AFTER
 """How far behind the end an unfinished entry may be known before it is written again."""
 CARRY_LIMIT = 256
 """Entries carried at once; where more are that old, the topic is kept as it is."""
+CARRY_LIMIT_BYTES = 512 * 1024
+"""Bodies above are not carried: a record holds the original and the edited event, and must fit in a body itself."""
 
 
 class Upkeep:
@@ -35,10 +37,15 @@ class Upkeep:
             if self._backend.capabilities.trim:
                 with contextlib.suppress(BackendError):  # it is tried again with the next checkpoint
                     await self._backend.trim(partition.parking, partition.number, owner.trim_below)
-        if owner.fold.place - partition.checkpoint_at < CHECKPOINT_AFTER or not owner.request_checkpoint():
+        since = owner.fold.place - partition.checkpoint_at
+        # With nothing unfinished, forgetting is worth a record at once: the partition is back on the short way.
+        due = since >= CHECKPOINT_AFTER or (since > 0 and not owner.fold.unfinished)
+        if not due or not owner.request_checkpoint():
             return False
-        partition.checkpoint_at = owner.fold.place
-        await self._carry_forward(partition, owner)
+        partition.checkpoint_at = owner.fold.place + 1
+        if since >= CHECKPOINT_AFTER:
+            with contextlib.suppress(BackendError):  # the next checkpoint tries again
+                await self._carry_forward(partition, owner)
         return True
 
     async def _carry_forward(self, partition: Partition, owner: Owner) -> None:
@@ -57,4 +64,6 @@ class Upkeep:
                     tell(told, record, fold)
         for key, position in stale & told.keys():
             said = told[key, position]
+            if len(said.event.body) + len(said.edited.body if said.edited else b"") > CARRY_LIMIT_BYTES:
+                continue
             owner.carry(key, position, said.event, said.edited, said.reason, said.history_lines())

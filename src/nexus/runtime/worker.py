@@ -8,15 +8,13 @@ import logging
 import random
 import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from nexus.core.lanes import Delivery, Lane, ReadyQueue
 from nexus.core.outcome import ACK, CANCELLED, Ack, Cancelled, DeadLetter, Outcome, Park, RetryIn
-from nexus.errors import HandlerError, IdConflict, PublishError
+from nexus.errors import BackendError, HandlerError, IdConflict, PublishError
 from nexus.event import Event
 from nexus.runtime.binding import Context
 from nexus.runtime.subscription import Subscription, returned_events
@@ -30,8 +28,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("nexus.delivery")
 
 INTERRUPTED_LIMIT = 6
-"""Attempts beyond the policy's that may end without an outcome, before the event is given up (rule 13)."""
+"""Attempts beyond the policy's, before an event on probation is given up without an outcome (rule 13)."""
 ERROR_LIMIT_CHARS = 4_000
+DELAY_LIMIT_S = 100 * 365.25 * 86_400
 _TURN_S = 0.005  # a worker whose handlers never wait gives the loop back at least this often
 TIME_LIMIT = "time limit"
 current_event: contextvars.ContextVar[Event[Any] | None] = contextvars.ContextVar("nexus_event", default=None)
@@ -54,11 +53,12 @@ class Workers:
         self._threads: concurrent.futures.ThreadPoolExecutor | None = None
         self._processes: ProcessPool | None = None
         self._watch: asyncio.TimerHandle | None = None
+        self._closing = False
 
     def start(self) -> None:
         for number in range(self._count):
             name = f"nexus-{self._consumer.group.name}-{number}"
-            self._tasks.append(asyncio.get_running_loop().create_task(self._work(), name=name))
+            self._tasks.append(asyncio.get_running_loop().create_task(self._consumer.guard(self._work()), name=name))
 
     def push(self, lane: Lane) -> None:
         """Take a lane whose next delivery may start."""
@@ -94,14 +94,17 @@ class Workers:
                 turn_ends = now() + _TURN_S
 
     async def _deliver(self, run: _Run, delivery: Delivery, now: float) -> None:
-        """See one delivery, or a batch that it begins, through to its outcome. One coroutine: this is the hot path."""
-        run.delivery = delivery
+        """See one delivery, or a batch that it begins, through to its outcome. One coroutine: this is the hot path.
+
+        Whatever happens, each begun delivery ends exactly once.
+        """
+        run.deliveries = (delivery,)
         route: Subscription | None = None
         called = False
         try:
             event = delivery.event
             if event is None:
-                event = delivery.event = await self._consumer.load(delivery)
+                event = await self._consumer.load(delivery)
             route = delivery.route or self._consumer.group.route(event)
             outcome: Outcome | Cancelled | None = None
             if route is None or delivery.attempt > 1 or event.expirytime is not None:
@@ -110,32 +113,34 @@ class Workers:
                 outcome = None if await self._consumer.settle_before(delivery) else CANCELLED
             if outcome is None:
                 assert route is not None
-                if route.binding.batch:
+                binding = route.binding
+                if binding.batch:
                     await self._deliver_batch(run, delivery, route)
                     return
-                binding = route.binding
                 if route.plain and binding.only is not None:
-                    argument = binding.only(event)
+                    argument = _decoded(binding.only, event)
                     current_event.set(event)
                     called = True
                     result = await binding.handler(argument)
                 else:
-                    arguments = binding.arguments(event, lambda: self._context(delivery))
+                    arguments = _decoded(binding.arguments, event, lambda: self._context(delivery))
                     current_event.set(event)
                     called = True
                     result = await self._invoke(run, route, arguments)
                 outcome = ACK if result is None else await self._outcome_of(result, route, event)
-        except asyncio.CancelledError:
-            limit = run.interrupted == TIME_LIMIT
-            run.forgive()
-            outcome = CANCELLED
-            if limit:
-                assert route is not None
-                outcome = self._failed(route, delivery, HandlerTimeout(f"longer than {route.timeout_s:g} s"))
+        except asyncio.CancelledError as cancelled:
+            outcome = self._outcome_of_cancellation(run, cancelled, delivery, route)
+            if outcome is None:
+                self._consumer.ended(delivery, CANCELLED)
+                raise
         except Exception as failure:
             outcome = self._outcome_of_failure(failure, delivery, route, called)
+        except BaseException:
+            self._consumer.ended(delivery, CANCELLED)
+            raise
         finally:
-            run.delivery = None
+            current_event.set(None)
+            run.forget()
         self._consumer.ended(delivery, outcome)
 
     def _outcome_without_call(
@@ -146,24 +151,41 @@ class Workers:
         if event.expirytime is not None and event.expirytime.timestamp() <= now:
             self._consumer.stats.expired += 1
             return ACK
-        if delivery.attempt > route.retry.max_attempts + INTERRUPTED_LIMIT:
-            return DeadLetter("interrupted", f"{delivery.attempt - 1} attempts ended without an outcome")
+        if delivery.lane.owner.on_probation and delivery.attempt > route.retry.most_attempts + INTERRUPTED_LIMIT:
+            return DeadLetter(
+                "interrupted", f"the process ended during it, again and again; attempt {delivery.attempt}"
+            )
         return None
 
     async def _outcome_of(self, result: object, route: Subscription, event: Event[Any]) -> Outcome:
         if isinstance(result, Ack | RetryIn | Park | DeadLetter):
-            return result
+            return checked(result)
         await self._publish_returned(result, route, event)
         return ACK
 
+    def _outcome_of_cancellation(
+        self, run: _Run, cancelled: BaseException, delivery: Delivery, route: Subscription | None
+    ) -> Outcome | Cancelled | None:
+        """Tell apart who cancelled: the time limit, a moved partition, the handler itself; None: the bus closes."""
+        if run.interrupted == TIME_LIMIT:
+            assert route is not None
+            return self._failed(route, delivery, HandlerTimeout(f"longer than {route.timeout_s:g} s"))
+        if run.interrupted:
+            return CANCELLED
+        if self._closing or route is None:
+            return None
+        failure = RuntimeError("the handler was cancelled from within")
+        failure.__cause__ = cancelled
+        return self._failed(route, delivery, failure)
+
     def _outcome_of_failure(
         self, failure: Exception, delivery: Delivery, route: Subscription | None, called: bool
-    ) -> Outcome:
-        if route is None:  # the parked event could not be read: nothing was tried
+    ) -> Outcome | Cancelled:
+        if isinstance(failure, Undecodable):  # no retry can make the bytes fit
+            return DeadLetter("undecodable", describe(failure.__cause__ or failure))
+        if not called or route is None:  # the store failed before anything was tried
             log.warning("group %s: %s", self._consumer.group.name, failure)
-            return RetryIn(1.0, str(failure))
-        if not called:
-            return DeadLetter("undecodable", describe(failure))  # no retry can make the bytes fit
+            return CANCELLED if not delivery.parked else RetryIn(1.0, clean_text(str(failure)))
         return self._failed(route, delivery, failure)
 
     async def _invoke(self, run: _Run, route: Subscription, arguments: tuple[Any, ...]) -> Any:
@@ -187,21 +209,19 @@ class Workers:
             run.cancellable = False  # a thread cannot be stopped: its lane stays taken until it returns
             work = contextvars.copy_context().run
             call = asyncio.get_running_loop().run_in_executor(self._threads, work, binding.handler, *arguments)
-            return await self._outlast(run, call)
+            return await self._outlast(call)
         finally:
             run.deadline = None
             run.cancellable = True
 
-    async def _outlast(self, run: _Run, call: asyncio.Future[Any]) -> Any:
-        """Wait for a thread, whatever happens meanwhile."""
-        while True:
-            try:
-                return await asyncio.shield(call)
-            except asyncio.CancelledError:
-                if call.done():
-                    raise
+    async def _outlast(self, call: asyncio.Future[Any]) -> Any:
+        """Wait for a thread, also if the worker itself is cancelled: nothing can stop it, and its lane stays taken."""
+        try:
+            return await asyncio.shield(call)
+        except asyncio.CancelledError:
+            if not call.done():
                 await asyncio.wait([call])
-                raise
+            raise
 
     def _context(self, delivery: Delivery) -> Context:
         partition = self._consumer.partition_of(delivery)
@@ -227,7 +247,7 @@ class Workers:
             delivery.attempt,
             failure,
         )
-        return _with_error(decided, error)
+        return checked(_with_error(decided, error))
 
     async def _publish_returned(self, result: object, route: Subscription, event: Event[Any]) -> None:
         """Publish what a handler returned, before its event is acknowledged."""
@@ -240,16 +260,28 @@ class Workers:
                     raise answer
                 # Other code made other content of the same event between two attempts: the first stands.
                 consumer.stats.returned_conflicts += 1
+                log.warning("group %s: %s", consumer.group.name, answer.message)
 
     # ---- batches --------------------------------------------------------------------------------------------------
 
     async def _deliver_batch(self, run: _Run, first: Delivery, route: Subscription) -> None:
-        """Call a batch handler with what is ready for it, at most one event per key."""
-        batch = [first]
-        now = self._consumer.clock.now()
+        """Call a batch handler with what is ready for it, at most one event per key, and end each of them."""
+        batch = [first, *self._gather(route)]
+        run.deliveries = batch
+        outcomes: list[Outcome | Cancelled] = [CANCELLED] * len(batch)
+        try:
+            outcomes = await self._call_batch(run, route, batch)
+        finally:
+            for delivery, outcome in zip(batch, outcomes, strict=True):
+                self._consumer.ended(delivery, outcome)
+
+    def _gather(self, route: Subscription) -> list[Delivery]:
+        """Begin further deliveries of the same handler, as far as a short look at the ready queue finds them."""
+        found: list[Delivery] = []
         others: list[Lane] = []
-        for _ in range(len(self.ready)):
-            if len(batch) >= route.batch_size:
+        now = self._consumer.clock.now()
+        for _ in range(min(len(self.ready), 4 * route.batch_size)):
+            if len(found) + 1 >= route.batch_size:
                 break
             lane = self.ready.pop()
             head = None if lane.batch or not lane.queue else lane.queue[0]
@@ -258,49 +290,44 @@ class Workers:
                 continue
             delivery = lane.owner.begin(lane, now)
             if delivery is not None:
-                batch.append(delivery)
+                found.append(delivery)
         for lane in others:
             self.ready.push(lane)
-        run.batch = batch
-        outcomes: list[Outcome | Cancelled] = [CANCELLED] * len(batch)
-        try:
-            outcomes = await self._call_batch(run, route, batch)
-        except asyncio.CancelledError:
-            run.forgive()
-        finally:
-            run.batch = ()
-            for delivery, outcome in zip(batch, outcomes, strict=True):
-                self._consumer.ended(delivery, outcome)
+        return found
 
     async def _call_batch(self, run: _Run, route: Subscription, batch: list[Delivery]) -> list[Outcome | Cancelled]:
         outcomes: list[Outcome | Cancelled] = [ACK] * len(batch)
-        good: list[int] = []
+        rows: list[tuple[Any, ...]] = []
+        called: list[int] = []
+        now = self._consumer.clock.now()
         for index, delivery in enumerate(batch):
             event = delivery.event
             assert event is not None
+            early = self._outcome_without_call(delivery, event, route, now)
+            if early is not None:
+                outcomes[index] = early
+                continue
             try:
-                route.binding.arguments(event, lambda d=delivery: self._context(d))  # type: ignore[misc]
-                good.append(index)
-            except (msgspec.MsgspecError, ValueError, TypeError) as error:
-                outcomes[index] = DeadLetter("undecodable", describe(error))
-        pairs = [(batch[i].event, lambda d=batch[i]: self._context(d)) for i in good]
-        if not good:
+                rows.append(_decoded(route.binding.arguments, event, lambda d=delivery: self._context(d)))
+                called.append(index)
+            except Undecodable as failure:
+                outcomes[index] = DeadLetter("undecodable", describe(failure.__cause__ or failure))
+        if not called:
             return outcomes
         try:
-            result = await self._invoke(run, route, route.binding.batch_arguments(pairs))  # type: ignore[arg-type]
-            for index, outcome in zip(good, _batch_outcomes(result, len(good), route), strict=True):
+            result = await self._invoke(run, route, tuple(list(column) for column in zip(*rows, strict=True)))
+            for index, outcome in zip(called, _batch_outcomes(result, len(called), route), strict=True):
                 outcomes[index] = outcome
-        except asyncio.CancelledError:
-            if run.interrupted != TIME_LIMIT:
-                raise
-            run.forgive()
-            failure: Exception = HandlerTimeout(f"longer than {route.timeout_s:g} s")
-        except Exception as raised:
-            failure = raised
-        else:
             return outcomes
-        for index in good:
-            outcomes[index] = self._failed(route, batch[index], failure)
+        except asyncio.CancelledError as cancelled:
+            decided = [self._outcome_of_cancellation(run, cancelled, batch[index], route) for index in called]
+            if None in decided:
+                raise
+            for index, given in zip(called, decided, strict=True):
+                outcomes[index] = given or CANCELLED
+        except Exception as failure:
+            for index in called:
+                outcomes[index] = self._failed(route, batch[index], failure)
         return outcomes
 
     # ---- time limits and shutdown ---------------------------------------------------------------------------------
@@ -336,7 +363,8 @@ class Workers:
                 run.interrupt(reason)
 
     async def close(self) -> None:
-        """End the workers. Deliveries still running are cancelled; threads are waited for."""
+        """End the workers. Deliveries still running are cancelled, except in threads, which are waited for."""
+        self._closing = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -351,44 +379,72 @@ class Workers:
 class _Run:
     """What one worker is doing."""
 
-    __slots__ = ("batch", "cancellable", "deadline", "delivery", "interrupted", "task")
+    __slots__ = ("cancellable", "deadline", "deliveries", "interrupted", "task")
 
     def __init__(self, task: asyncio.Task[None]) -> None:
         self.task = task
-        self.delivery: Delivery | None = None
-        self.batch: Sequence[Delivery] = ()
+        self.deliveries: Sequence[Delivery] = ()
         self.deadline: float | None = None
         self.cancellable = True
         self.interrupted = ""
-        """Why the handler was cancelled by the bus; empty if somebody else cancels the worker itself."""
+        """Why the bus cancelled the handler; empty if it did not."""
 
     def works_for(self, owner: object) -> bool:
-        one = self.delivery
-        return (one is not None and one.lane.owner is owner) or any(d.lane.owner is owner for d in self.batch)
+        return any(delivery.lane.owner is owner for delivery in self.deliveries)
 
     def interrupt(self, reason: str) -> None:
         if not self.interrupted:
             self.interrupted = reason
             self.task.cancel()
 
-    def forgive(self) -> None:
-        """Go on after a cancellation that was meant for the handler; raise it again if it was meant for the worker."""
-        if not self.interrupted:
-            raise
-        self.interrupted = ""
-        self.task.uncancel()
+    def forget(self) -> None:
+        """The delivery is over; so is its cancellation, whether the handler let it through or not."""
+        self.deliveries = ()
+        if self.interrupted:
+            self.interrupted = ""
+            self.task.uncancel()
+
+
+class Undecodable(Exception):
+    """The payload is not what the handler takes."""
+
+
+def _decoded(build: Callable[..., Any], event: Event[Any], *context: Any) -> Any:
+    try:
+        return build(event, *context)
+    except BackendError:  # the partition was lost meanwhile
+        raise
+    except Exception as error:
+        raise Undecodable(str(error)) from error
+
+
+def checked(outcome: Outcome) -> Outcome:
+    """Return an outcome that can be written down. Raises `HandlerError` for a delay that is none."""
+    match outcome:
+        case RetryIn(delay_s, error) | Park(delay_s, error):
+            if isinstance(delay_s, bool) or not isinstance(delay_s, int | float) or not 0 <= delay_s <= DELAY_LIMIT_S:
+                raise HandlerError(
+                    f"a handler asked for a delay of {delay_s!r}; wanted seconds from 0 to {DELAY_LIMIT_S:g}"
+                )
+            return type(outcome)(float(delay_s), clean_text(error))
+        case DeadLetter(reason, error):
+            return DeadLetter(clean_text(reason)[:200], clean_text(error))
+    return outcome
+
+
+def clean_text(text: object) -> str:
+    """Return any text, or what stands for one, as short text that can be stored."""
+    text = text if isinstance(text, str) else str(text)
+    if len(text) > ERROR_LIMIT_CHARS:
+        text = f"{text[: ERROR_LIMIT_CHARS // 2]}\n…\n{text[-ERROR_LIMIT_CHARS // 2 :]}"
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def describe(failure: BaseException) -> str:
     """Return the failure with the end of its traceback, for the dead letter."""
     text = "".join(traceback.format_exception(failure)).rstrip()
     summary = traceback.format_exception_only(failure)[-1].strip()
-    text = f"{summary}\n{text}"
-    return (
-        text
-        if len(text) <= ERROR_LIMIT_CHARS
-        else f"{text[: ERROR_LIMIT_CHARS // 2]}\n…\n{text[-ERROR_LIMIT_CHARS // 2 :]}"
-    )
+    return clean_text(f"{summary}\n{text}")
 
 
 def _with_error(outcome: RetryIn | Park | DeadLetter, error: str) -> Outcome:
@@ -413,7 +469,7 @@ def _batch_outcomes(result: object, count: int, route: Subscription) -> list[Out
         if item is None:
             outcomes.append(ACK)
         elif isinstance(item, Ack | RetryIn | Park | DeadLetter):
-            outcomes.append(item)
+            outcomes.append(checked(item))
         else:
             raise HandlerError(f"batch handler {route.binding.name} returned {item!r}, which is no outcome")
     return outcomes
