@@ -207,11 +207,3 @@ def test_the_module_of_each_command_is_named_as_it_is() -> None:
         command = importlib.import_module(f"nexus.cli.{name}").command
         assert command.name == name
         assert isinstance(command, Verbs) or not isinstance(command, click.Group)
-
-
-def test_demo_without_its_module_is_a_clear_error(nexus: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "nexus.demo", None)
-    monkeypatch.delitem(sys.modules, "nexus.cli.demo", raising=False)
-    result = nexus("demo", code=69)
-    assert "no module nexus.demo" in result.stderr
-    monkeypatch.delitem(sys.modules, "nexus.cli.demo", raising=False)

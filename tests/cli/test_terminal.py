@@ -13,6 +13,8 @@ import pytest
 
 from .conftest import Run
 
+pytestmark = pytest.mark.slow  # real processes
+
 Start = Callable[..., subprocess.Popen[str]]
 
 

@@ -13,6 +13,8 @@ from nexus.cli._files import changed, mtimes
 
 from .conftest import Run, rows
 
+pytestmark = pytest.mark.slow  # real processes
+
 Start = Callable[..., subprocess.Popen[str]]
 
 APP = """\

@@ -20,7 +20,7 @@ COMMANDS = {
     "config": "Show the settings and where each came from, or check them.",
     "doctor": "Check this machine and the store.",
     "bench": "Measure speed against peers, in one run.",
-    "demo": "Run a demonstration.",
+    "demo": "Replay real flights of 2013 as events, crash a worker on the way, and repair what went wrong.",
     "version": "Print the versions of Nexus and of what it runs on.",
 }
 """Each verb with one line about it; the verb ``x`` is ``command`` in ``nexus.cli.x``."""
