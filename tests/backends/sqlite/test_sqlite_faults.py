@@ -14,6 +14,7 @@ import pytest
 from sqlite_help import Seen, all_of, event, opened, until
 
 from nexus.backends.sqlite import SqliteBackend
+from nexus.backends.sqlite.files import boot_time
 from nexus.errors import BackendError, StoreFull, Unavailable, UnknownOutcome
 from nexus.spi.backend import Appended, Assigned, Cursor, Lost, Settlement, TopicSpec, Want
 
@@ -235,3 +236,41 @@ async def test_opening_on_a_broken_disk_raises_and_leaves_no_threads(tmp_path: P
     disk.fails = lambda call, name: None
     async with opened(tmp_path / "bus.db", ORDERS, options="vfs=faulty") as store:
         assert await store.append("orders", [(0, event("a"))]) == [Appended(0, 0)]
+
+
+async def test_a_rejoin_whose_commit_failed_leaves_no_member_behind(tmp_path: Path, disk: Disk) -> None:
+    """The second try took out the row that had been rolled back, and the first row kept its partitions for ever."""
+    path = tmp_path / "bus.db"
+    async with opened(path, ORDERS, options="vfs=faulty") as store:
+        seen = Seen()
+        seen.member = await store.claim("g", ["orders"], "one", seen.wake, "earliest")
+        await until(lambda: len(seen.of(Assigned)) == 2)
+        disk.fails = lambda call, name: apsw.IOError if call == "write" and name.endswith("-wal") else None
+        hits = disk.hits
+        seen.member._expire()  # type: ignore[attr-defined]
+        await until(lambda: disk.hits > hits)
+        disk.fails = lambda call, name: None
+        await until(lambda: len(seen.of(Assigned)) == 4)
+        assert {lag.owner for lag in await store.lag("g")} == {"one"}
+        with apsw.Connection(str(path)) as db:
+            assert len(db.execute("SELECT id FROM member").fetchall()) == 1
+        # And it is a member like any other: its lease is renewed, and nothing more is lost.
+        await store.append("orders", [(0, event("a"))])
+        assert await seen.member.settle([Settlement("orders", 0, Cursor(1, 1))]) == ["ok"]
+        before = seen.member.until  # type: ignore[attr-defined]
+        assert before > boot_time() + 5
+        await until(lambda: seen.member.until > before)  # type: ignore[union-attr]
+        assert len(seen.of(Lost)) == 2
+
+
+async def test_a_row_of_this_process_that_no_member_stands_for_is_taken_out(tmp_path: Path) -> None:
+    path = tmp_path / "bus.db"
+    async with opened(path, ORDERS) as store:
+        seen = Seen()
+        seen.member = await store.claim("g", ["orders"], "one", seen.wake, "earliest")
+        await until(lambda: len(seen.of(Assigned)) == 2)
+        with apsw.Connection(str(path)) as db:
+            db.execute("INSERT INTO member SELECT 77, grp, 'ghost', process, boot, until, topics FROM member")
+            db.execute("UPDATE cursor SET owner = 77, token = token + 1 WHERE partition = 1")
+        await until(lambda: len(seen.of(Assigned)) == 3)
+        assert {lag.owner for lag in await store.lag("g")} == {"one"}
