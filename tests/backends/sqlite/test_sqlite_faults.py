@@ -274,3 +274,35 @@ async def test_a_row_of_this_process_that_no_member_stands_for_is_taken_out(tmp_
             db.execute("UPDATE cursor SET owner = 77, token = token + 1 WHERE partition = 1")
         await until(lambda: len(seen.of(Assigned)) == 3)
         assert {lag.owner for lag in await store.lag("g")} == {"one"}
+
+
+async def filled(store: SqliteBackend, topic: str, size_bytes: int) -> int:
+    """Append until the store is full; return how many events there was room for."""
+    for n in range(400):
+        try:
+            await store.append(topic, [(0, event(n, bytes(size_bytes)))])
+        except StoreFull:
+            return n
+    raise AssertionError("never full")
+
+
+async def test_a_store_at_its_bound_takes_what_consumers_park_up_to_its_reserve(tmp_path: Path) -> None:
+    async with opened(tmp_path / "bus.db", ORDERS, options="max_bytes=1100000") as store:
+        await store.ensure(TopicSpec("orders.park", 1, dedup=False))
+        seen = Seen()
+        seen.member = await store.claim("g", ["orders"], "one", seen.wake, "earliest")
+        await until(lambda: len(seen.of(Assigned)) == 2)
+        assert await filled(store, "orders", 3_000) < 400
+        # In one transaction: the event is refused, its neighbours that make room in the end are not.
+        refused, parked, settled = await asyncio.gather(
+            store.append("orders", [(0, event("more", bytes(9_000)))]),
+            store.append("orders.park", [(0, event("parked", bytes(9_000)))]),
+            seen.member.settle([Settlement("orders", 0, Cursor(1, 1))]),
+            return_exceptions=True,
+        )
+        assert isinstance(refused, StoreFull)
+        assert (parked, settled) == ([Appended(0, 0)], ["ok"])
+        assert 150 < await filled(store, "orders.park", 9_000) < 300  # the reserve of journals is 2 MiB here
+        for epoch in range(2, 30):
+            answers = await seen.member.settle([Settlement("orders", p, Cursor(epoch, 1, "x" * 3_900)) for p in (0, 1)])
+            assert answers == ["ok", "ok"]
