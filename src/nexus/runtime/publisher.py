@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -216,7 +217,7 @@ class Publisher:
     def _left(self) -> None:
         if self._waiting:
             self._let_in()
-        elif self._closed and not self._events:
+        if self._closed and not self._events:
             self._drained.set()
 
     async def _append_when_there_is_room(
@@ -247,9 +248,10 @@ class Publisher:
             if turn.done() and not turn.cancelled():  # let in at the same moment
                 self._events -= count
                 self._bytes -= size
-                self._let_in()
+                self._left()
             else:
-                self._waiting.remove(entry)
+                with contextlib.suppress(ValueError):  # `_let_in` passed over it: it was cancelled in the same turn
+                    self._waiting.remove(entry)
             if isinstance(error, TimeoutError):
                 raise self._overloaded(f"{self._events:,} events were under way for {self._timeout_s:g} s") from None
             raise
