@@ -14,7 +14,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Self, TypeVar
 
 from nexus.app import Nexus
-from nexus.errors import PublishError
+from nexus.errors import NexusError
 from nexus.event import Event
 from nexus.runtime.publisher import Receipt
 
@@ -56,7 +56,7 @@ class BlockingNexus:
         """Make an event without publishing it."""
         return self._bus.event(type, data, **attributes)
 
-    def publish_many(self, events: Sequence[Event[Any]]) -> list[Receipt | PublishError]:
+    def publish_many(self, events: Sequence[Event[Any]]) -> list[Receipt | NexusError]:
         """Publish events as one batch, as `Nexus.publish_many` does."""
         return self._run(self._bus.publish_many(events))
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nexus.backends.memory import MemoryBackend
-from nexus.errors import Overloaded
+from nexus.errors import Closed, NexusError, Overloaded, Unavailable, UnknownTopic
 from nexus.event import Event
 from nexus.runtime.publisher import Publisher, Receipt
 from nexus.spi.backend import TopicSpec
@@ -102,3 +102,59 @@ async def test_who_is_let_in_and_cancelled_while_the_bus_closes_does_not_keep_it
         await second
     async with asyncio.timeout(5):
         await closing
+
+
+def kinds(answers: list[Receipt | NexusError]) -> list[type]:
+    return [type(answer) for answer in answers]
+
+
+async def stored(backend: Faulty, topic: str) -> int:
+    return sum((await backend.describe(topic)).end)
+
+
+@virtually
+async def test_a_topic_that_fails_leaves_the_receipts_of_another() -> None:
+    backend, publisher = await opened()
+    backend.only = lambda topic: topic == "bills"
+    backend.fail("append", Unavailable("away"))
+    answers = await publisher.publish_many([event(), event("bill.made"), event()])
+    assert kinds(answers) == [Receipt, Unavailable, Receipt]
+    assert await stored(backend, "orders") == 2
+
+
+@virtually
+async def test_after_a_topic_failed_nothing_more_of_it_is_stored_and_all_of_the_others() -> None:
+    backend, publisher = await opened()
+    backend.only = lambda topic: topic == "bills"
+    backend.fail("append", UnknownTopic("gone"))
+    batch = [event("bill.made" if number % 2 else "order.placed") for number in range(2_500)]
+    assert kinds(await publisher.publish_many(batch)) == [Receipt, UnknownTopic] * 1_250
+    assert (await stored(backend, "orders"), await stored(backend, "bills")) == (1_250, 0)
+
+
+@virtually
+async def test_a_bus_that_closes_between_two_chunks_leaves_the_receipts_of_the_first() -> None:
+    backend, publisher = await opened()
+    backend.hold("append")
+    publishing = asyncio.ensure_future(publisher.publish_many([event() for _ in range(2_500)]))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert backend.calls["append"] == 1
+    closing = asyncio.ensure_future(publisher.close())
+    await asyncio.sleep(0)
+    backend.let_go()
+    assert kinds(await publishing) == [Receipt] * 1_000 + [Closed] * 1_500
+    await closing
+
+
+@virtually
+async def test_no_room_for_a_chunk_is_the_answer_of_the_rest_and_is_waited_for_once() -> None:
+    backend, publisher = await opened()
+    backend.hold("append")
+    one = asyncio.ensure_future(publisher.publish(event()))
+    await asyncio.sleep(0)
+    started = asyncio.get_running_loop().time()
+    assert kinds(await publisher.publish_many([event() for _ in range(2_500)])) == [Overloaded] * 2_500
+    assert asyncio.get_running_loop().time() - started < 6.0
+    backend.let_go()
+    assert isinstance(await one, Receipt)
