@@ -136,14 +136,16 @@ async def test_after_a_topic_failed_nothing_more_of_it_is_stored_and_all_of_the_
 async def test_a_bus_that_closes_between_two_chunks_leaves_the_receipts_of_the_first() -> None:
     backend, publisher = await opened()
     backend.hold("append")
-    publishing = asyncio.ensure_future(publisher.publish_many([event() for _ in range(2_500)]))
+    batch = [event() for _ in range(2_500)]
+    publishing = asyncio.ensure_future(publisher.publish_many(batch))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert backend.calls["append"] == 1
     closing = asyncio.ensure_future(publisher.close())
     await asyncio.sleep(0)
     backend.let_go()
-    assert kinds(await publishing) == [Receipt] * 1_000 + [Closed] * 1_500
+    answers = await publishing
+    assert kinds(answers) == [Receipt] * 1_000 + [Closed] * 1_500
     await closing
 
 
