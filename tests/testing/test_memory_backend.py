@@ -125,8 +125,35 @@ async def test_a_journal_is_never_forgotten_for_room() -> None:
     for _ in range(100):
         await put(backend, 1)
     assert (await kept(backend, "orders.park"), await kept(backend)) == (60, 40)
+
+
+@virtually
+async def test_a_journal_has_a_reserve_above_the_bound_and_it_ends_too() -> None:
+    backend = await opened("memory://?max_events=100")
+    await backend.ensure(TopicSpec("orders.park", partitions=1, dedup=False))
+    member = await backend.claim("billing", ["orders"], "one", lambda: None, "earliest")
+    await put(backend, 100)
+    await put(backend, 1_000, topic="orders.park")
+    for topic in ("orders", "orders.park"):
+        with pytest.raises(StoreFull):
+            await put(backend, 1, topic=topic)
+    # Consuming frees the reserve before anything is published again.
+    await member.settle([Settlement("orders", 0, Cursor(1, 100))])
+    await put(backend, 100, topic="orders.park")
     with pytest.raises(StoreFull):
-        await put(backend, 41, topic="orders.park")
+        await put(backend, 1)
+    await backend.trim("orders.park", 0, 1_100)
+    await put(backend, 100)
+
+
+@virtually
+async def test_a_journal_has_a_reserve_of_bytes() -> None:
+    backend = await opened("memory://?max_bytes=100000")
+    await backend.ensure(TopicSpec("orders.park", partitions=1, dedup=False))
+    await put(backend, 50, b"x" * 1_000, topic="orders.park")
+    await put(backend, 50, b"x" * 1_000, topic="orders.park")
+    with pytest.raises(StoreFull):
+        await put(backend, 50, b"x" * 1_000, topic="orders.park")
 
 
 @virtually

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from nexus.clock import Clock
 from nexus.core.envelope import validate
 from nexus.core.partition import partition_of, partition_of_keyless
 from nexus.core.pattern import Router
-from nexus.errors import Closed, IdConflict, InvalidEvent, Overloaded, PublishError, StoreFull
+from nexus.errors import Closed, IdConflict, InvalidEvent, NexusError, Overloaded, StoreFull
 from nexus.event import Event
 from nexus.spi.backend import Appended, Backend, Durability, TopicInfo, TopicSpec
 
@@ -152,8 +153,11 @@ class Publisher:
             return Receipt(event.id, route.topic, place.partition, place.position, route.durability, place.duplicate)
         raise place  # type: ignore[misc]
 
-    async def publish_many(self, events: Sequence[Event[Any]]) -> list[Receipt | PublishError]:
+    async def publish_many(self, events: Sequence[Event[Any]]) -> list[Receipt | NexusError]:
         """Store events: all are validated before any is stored, then each has an answer of its own, in order.
+
+        An answer is a receipt or the error that the event met. After a topic failed as a whole, what follows for it is
+        not tried and has the same answer: what comes later must not be stored before what came first.
 
         Raises `InvalidEvent` with the ``index`` of the first bad event; nothing was stored then.
         """
@@ -164,31 +168,42 @@ class Publisher:
                 error.index = index
                 error.message = f"event {index} of {len(events)}: {error.message}"
                 raise
-        answers: list[Receipt | PublishError] = []
+        answers: list[Receipt | NexusError] = []
+        failed: dict[str, NexusError] = {}
         for start in range(0, len(events), 1000):
-            answers += await self._append_all(events[start : start + 1000])
+            try:
+                answers += await self._append_all(events[start : start + 1000], failed)
+            except NexusError as error:  # no room, or closed: so it is for the rest
+                answers += [error] * (len(events) - start)
+                break
         return answers
 
-    async def _append_all(self, events: Sequence[Event[Any]]) -> list[Receipt | PublishError]:
+    async def _append_all(
+        self, events: Sequence[Event[Any]], failed: dict[str, NexusError]
+    ) -> list[Receipt | NexusError]:
         if self._closed:
             raise _closed()
         size = sum([len(event.body) for event in events])
         await self._wait_for_room(len(events), size)
         try:
             await self._yield()
-            return await self._append(events)
+            return await self._append(events, failed)
         finally:
             self._events -= len(events)
             self._bytes -= size
             self._left()
 
-    async def _append(self, events: Sequence[Event[Any]]) -> list[Receipt | PublishError]:
+    async def _append(self, events: Sequence[Event[Any]], failed: dict[str, NexusError]) -> list[Receipt | NexusError]:
+        """Store events topic by topic, but for topics in ``failed``; note there which fail."""
         by_route: dict[str, tuple[_Route, list[int]]] = {}
         for index, event in enumerate(events):
             route = self._routes.get(event.type) or self._route(event.type)
             by_route.setdefault(route.topic, (route, []))[1].append(index)
-        answers: dict[int, Receipt | PublishError] = {}
+        answers: dict[int, Receipt | NexusError] = {}
         for topic, (route, indexes) in by_route.items():
+            if topic in failed:
+                answers |= dict.fromkeys(indexes, failed[topic])
+                continue
             durability = route.durability
             batch = [(self.partition(events[index], route.partitions), events[index]) for index in indexes]
             try:
@@ -196,7 +211,8 @@ class Publisher:
                     places = await self._backend.append(topic, batch)
                 except StoreFull as full:
                     places = await self._append_when_there_is_room(topic, batch, full)
-            except PublishError as error:
+            except NexusError as error:
+                failed[topic] = error
                 answers |= dict.fromkeys(indexes, error)
                 continue
             for index, place in zip(indexes, places, strict=True):
@@ -216,7 +232,7 @@ class Publisher:
     def _left(self) -> None:
         if self._waiting:
             self._let_in()
-        elif self._closed and not self._events:
+        if self._closed and not self._events:
             self._drained.set()
 
     async def _append_when_there_is_room(
@@ -247,9 +263,10 @@ class Publisher:
             if turn.done() and not turn.cancelled():  # let in at the same moment
                 self._events -= count
                 self._bytes -= size
-                self._let_in()
+                self._left()
             else:
-                self._waiting.remove(entry)
+                with contextlib.suppress(ValueError):  # `_let_in` passed over it: it was cancelled in the same turn
+                    self._waiting.remove(entry)
             if isinstance(error, TimeoutError):
                 raise self._overloaded(f"{self._events:,} events were under way for {self._timeout_s:g} s") from None
             raise

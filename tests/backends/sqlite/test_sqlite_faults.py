@@ -14,6 +14,7 @@ import pytest
 from sqlite_help import Seen, all_of, event, opened, until
 
 from nexus.backends.sqlite import SqliteBackend
+from nexus.backends.sqlite.files import boot_time
 from nexus.errors import BackendError, StoreFull, Unavailable, UnknownOutcome
 from nexus.spi.backend import Appended, Assigned, Cursor, Lost, Settlement, TopicSpec, Want
 
@@ -235,3 +236,73 @@ async def test_opening_on_a_broken_disk_raises_and_leaves_no_threads(tmp_path: P
     disk.fails = lambda call, name: None
     async with opened(tmp_path / "bus.db", ORDERS, options="vfs=faulty") as store:
         assert await store.append("orders", [(0, event("a"))]) == [Appended(0, 0)]
+
+
+async def test_a_rejoin_whose_commit_failed_leaves_no_member_behind(tmp_path: Path, disk: Disk) -> None:
+    """The second try took out the row that had been rolled back, and the first row kept its partitions for ever."""
+    path = tmp_path / "bus.db"
+    async with opened(path, ORDERS, options="vfs=faulty") as store:
+        seen = Seen()
+        seen.member = await store.claim("g", ["orders"], "one", seen.wake, "earliest")
+        await until(lambda: len(seen.of(Assigned)) == 2)
+        disk.fails = lambda call, name: apsw.IOError if call == "write" and name.endswith("-wal") else None
+        hits = disk.hits
+        seen.member._expire()  # type: ignore[attr-defined]
+        await until(lambda: disk.hits > hits)
+        disk.fails = lambda call, name: None
+        await until(lambda: len(seen.of(Assigned)) == 4)
+        assert {lag.owner for lag in await store.lag("g")} == {"one"}
+        with apsw.Connection(str(path)) as db:
+            assert len(db.execute("SELECT id FROM member").fetchall()) == 1
+        # And it is a member like any other: its lease is renewed, and nothing more is lost.
+        await store.append("orders", [(0, event("a"))])
+        assert await seen.member.settle([Settlement("orders", 0, Cursor(1, 1))]) == ["ok"]
+        before = seen.member.until  # type: ignore[attr-defined]
+        assert before > boot_time() + 5
+        await until(lambda: seen.member.until > before)  # type: ignore[union-attr]
+        assert len(seen.of(Lost)) == 2
+
+
+async def test_a_row_of_this_process_that_no_member_stands_for_is_taken_out(tmp_path: Path) -> None:
+    path = tmp_path / "bus.db"
+    async with opened(path, ORDERS) as store:
+        seen = Seen()
+        seen.member = await store.claim("g", ["orders"], "one", seen.wake, "earliest")
+        await until(lambda: len(seen.of(Assigned)) == 2)
+        with apsw.Connection(str(path)) as db:
+            db.execute("INSERT INTO member SELECT 77, grp, 'ghost', process, boot, until, topics FROM member")
+            db.execute("UPDATE cursor SET owner = 77, token = token + 1 WHERE partition = 1")
+        await until(lambda: len(seen.of(Assigned)) == 3)
+        assert {lag.owner for lag in await store.lag("g")} == {"one"}
+
+
+async def filled(store: SqliteBackend, topic: str, size_bytes: int) -> int:
+    """Append until the store is full; return how many events there was room for."""
+    for n in range(400):
+        try:
+            await store.append(topic, [(0, event(n, bytes(size_bytes)))])
+        except StoreFull:
+            return n
+    raise AssertionError("never full")
+
+
+async def test_a_store_at_its_bound_takes_what_consumers_park_up_to_its_reserve(tmp_path: Path) -> None:
+    async with opened(tmp_path / "bus.db", ORDERS, options="max_bytes=1100000") as store:
+        await store.ensure(TopicSpec("orders.park", 1, dedup=False))
+        seen = Seen()
+        seen.member = await store.claim("g", ["orders"], "one", seen.wake, "earliest")
+        await until(lambda: len(seen.of(Assigned)) == 2)
+        assert await filled(store, "orders", 3_000) < 400
+        # In one transaction: the event is refused, its neighbours that make room in the end are not.
+        refused, parked, settled = await asyncio.gather(
+            store.append("orders", [(0, event("more", bytes(9_000)))]),
+            store.append("orders.park", [(0, event("parked", bytes(9_000)))]),
+            seen.member.settle([Settlement("orders", 0, Cursor(1, 1))]),
+            return_exceptions=True,
+        )
+        assert isinstance(refused, StoreFull)
+        assert (parked, settled) == ([Appended(0, 0)], ["ok"])
+        assert 150 < await filled(store, "orders.park", 9_000) < 300  # the reserve of journals is 2 MiB here
+        for epoch in range(2, 30):
+            answers = await seen.member.settle([Settlement("orders", p, Cursor(epoch, 1, "x" * 3_900)) for p in (0, 1)])
+            assert answers == ["ok", "ok"]

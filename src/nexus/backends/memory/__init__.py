@@ -8,6 +8,10 @@ store stays while the process lives. Its bounds are ``max_events`` and ``max_byt
 At a bound, events that every group of their topic is done with make room first; a topic without groups gives up its
 oldest. A journal gives up nothing unasked, since what it holds is state. When that makes no room, `StoreFull` says so.
 
+Journals have a reserve above the bounds: a quarter of ``max_events`` and at least 1,000, a quarter of ``max_bytes`` and
+at least what the largest event takes. For a store that is full is emptied by consumers, and a consumer that cannot
+note what it parks does not go on.
+
 A member lives as long as its process does, so a lease needs no renewal here. ``freeze`` and `MemoryMember.kill` are
 for tests: they make of it what a stopped process and a crash are on other backends.
 """

@@ -17,6 +17,9 @@ MAX_EVENTS = 1_000_000
 MAX_BYTES = 1024**3
 MAX_BODY_BYTES = 16 * 1024**2
 
+JOURNAL_EVENTS = 1_000
+"""The reserve of journals is a quarter of the bound, and at least so many events."""
+
 _CHUNKS = 1_024
 """When room must be made, at least this fraction of the bound is freed, so that it is not sought for every event."""
 
@@ -27,6 +30,8 @@ class Store:
     def __init__(self, max_events: int, max_bytes: int) -> None:
         self.max_events = max_events
         self.max_bytes = max_bytes
+        self.reserve_events = max(max_events // 4, JOURNAL_EVENTS)
+        self.reserve_bytes = max(max_bytes // 4, min(max_bytes, MAX_BODY_BYTES))
         self.topics: dict[str, Topic] = {}
         self.groups: dict[str, Group] = {}
         self._count = 0
@@ -176,7 +181,10 @@ class Store:
             if topic.spec.dedup and not self._lows(topic, 0):
                 while not self._fits(*wish) and (index := topic.oldest()) is not None:
                     self._forget(topic, index, topic.partitions[index].first + 1)
-        if not self._fits(count, size):
+        # What is full is emptied by consumers, and they must be able to note in their journal what they park: its
+        # reserve keeps them going.
+        more = (0, 0) if topic.spec.dedup else (self.reserve_events, self.reserve_bytes)
+        if not self._fits(count - more[0], size - more[1]):
             raise StoreFull(
                 f"the memory store holds {self._count:,} of {self.max_events:,} events and {self._size_bytes:,} of "
                 f"{self.max_bytes:,} bytes, and all of them are needed",

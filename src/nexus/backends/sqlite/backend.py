@@ -364,10 +364,8 @@ class SqliteBackend:
             shapes = [load_shape(db, self._store.id, name) for name in dict.fromkeys(topics)]
             share.topics = {shape.id: shape.spec.name for shape in shapes}
             self._house.bury_dead(db)  # so that what is free is had at once, after a restart for example
-            share.group, share.id = groups.join(
-                db, group, shapes, member, self._store.presence.name, self.settings.lease_s, start
-            )
-            self._house.add(share, report)
+            joined = groups.join(db, group, shapes, member, self._store.presence.name, self.settings.lease_s, start)
+            self._house.add(share, *joined)
             return made
 
         made.store = lambda settlements: self._settle(share, settlements)
@@ -412,16 +410,14 @@ class SqliteBackend:
         """Become a new member under the same name, after the lease was lost."""
 
         def join(db: apsw.Connection, report: Report) -> None:
-            self._house.remove(db, share)
-            share.view = {}
-            share.id = groups.add_member(
+            until = boot_time() + self.settings.lease_s
+            number = groups.add_member(
                 db, share.group, share.name, self._store.presence.name, list(share.topics), self.settings.lease_s
             )
-            self._house.add(share, report)
-            report.posts.append(share.member.joined_again)
+            self._house.add(share, share.group, number)
+            report.posts.append(lambda: share.member.joined_again(until))
 
         await self._call(join, urgent=True)
-        share.member.until = max(share.member.until, boot_time())
 
     async def groups(self) -> list[str]:
         """See `nexus.spi.backend.Backend.groups`."""

@@ -10,7 +10,7 @@ with each owner.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
 import apsw
@@ -83,7 +83,9 @@ def join(
 
 
 def add_member(db: apsw.Connection, group: int, name: str, process: str, topics: Sequence[int], lease_s: float) -> int:
-    """Add a member row and return its id."""
+    """Add a member row and return its id; it takes the place of any other of this process under the same name."""
+    old = rows(db, "SELECT id FROM member WHERE grp = ? AND name = ? AND process = ?", (group, name, process))
+    remove_members(db, [row[0] for row in old])
     db.execute(
         "INSERT INTO member(grp, name, process, boot, until, topics) VALUES (?, ?, ?, ?, ?, ?)",
         (group, name, process, BOOT_ID, boot_time() + lease_s, msgspec.json.encode(list(topics)).decode()),
@@ -104,13 +106,18 @@ def renew(db: apsw.Connection, process: str, until: float) -> list[int]:
     return [row[0] for row in db.execute("SELECT id FROM member WHERE process = ?", (process,))]
 
 
-def find_dead(db: apsw.Connection, process: str, is_dead: Callable[[str], bool]) -> list[int]:
-    """Return members of other processes that are gone: ended, out of their lease, or from before a restart."""
+def find_dead(db: apsw.Connection, process: str, known: Collection[int], is_dead: Callable[[str], bool]) -> list[int]:
+    """Return members that are gone: of other processes that ended, out of their lease, or from before a restart.
+
+    Of ``process`` itself those that are not ``known``: their leases are renewed with the others', so they never end.
+    """
     now = boot_time()
     checked: dict[str, bool] = {process: False}
     dead = []
     for member, its_process, boot, until in db.execute("SELECT id, process, boot, until FROM member"):
         if its_process == process:
+            if member not in known:
+                dead.append(member)
             continue
         if its_process not in checked:
             checked[its_process] = is_dead(its_process)

@@ -33,6 +33,9 @@ class Housekeeping:
         self._rounds = 0
         self._freeing = False
         self.shares: list[Share] = []
+        self._joining: dict[Share, tuple[int, int]] = {}
+        """Group and row of those that become members with this transaction; a share has them when it is committed, so
+        that a failed one leaves it as it was."""
         self._on_commit: list[Callable[[], None]] = []
         self.touched: set[int] = set()
         """Groups whose partitions may have to be shared out anew at the end of this transaction."""
@@ -63,7 +66,7 @@ class Housekeeping:
         """Renew, bury, share out."""
         db, now = self._writer.db, boot_time()
         renew = now >= self._renew_at
-        dead = groups.find_dead(db, self._process, self._store.presence.is_dead)
+        dead = self._find_dead(db)
         late = [
             (share, key)
             for share in self.shares
@@ -86,8 +89,7 @@ class Housekeeping:
             if self._writer.transact([CallRequest(None, keep, urgent=True)]):
                 self._renew_at = now + self._lease_s / 3
         elif foreign:
-            staged = self._compare(db, numbers)
-            self._take(staged)
+            self._take(self._compare(db, numbers, {}))
 
     def _renewed(self, until: float) -> None:
         """On the loop: the leases run until then."""
@@ -95,13 +97,13 @@ class Housekeeping:
             share.member.until = max(share.member.until, until)
 
     def _compare(
-        self, db: apsw.Connection, numbers: set[int]
+        self, db: apsw.Connection, numbers: set[int], joining: dict[Share, tuple[int, int]]
     ) -> list[tuple[Share, dict[tuple[int, int], View], list[Change]]]:
         now = boot_time()
+        stay = [share for share in self.shares if share.group in numbers and share not in joining]
         return [
-            (share, *share.compare(groups.owned(db, share.group, share.id), now))
-            for share in self.shares
-            if share.group in numbers
+            *((share, *share.compare(groups.owned(db, share.group, share.id), now, share.view)) for share in stay),
+            *((share, *share.compare(groups.owned(db, *row), now, {})) for share, row in joining.items()),
         ]
 
     def _take(self, staged: list[tuple[Share, dict[tuple[int, int], View], list[Change]]]) -> None:
@@ -121,9 +123,10 @@ class Housekeeping:
             return None
         done, self._on_commit = self._on_commit, []
         numbers, self.touched = self.touched, set()
+        joining, self._joining = self._joining, {}
         for number in numbers:
             groups.balance(db, number, self._store.settings.revoke_s)
-        staged = self._compare(db, numbers)
+        staged = self._compare(db, numbers, joining)
         report.groups = True
 
         def commit() -> None:
@@ -138,29 +141,34 @@ class Housekeeping:
         return commit
 
     def bury_dead(self, db: apsw.Connection) -> None:
-        """Take out members of processes that are gone."""
-        groups.remove_members(db, groups.find_dead(db, self._process, self._store.presence.is_dead))
+        """Take out members of processes that are gone, and those of this one that nobody here stands for."""
+        groups.remove_members(db, self._find_dead(db))
 
-    def add(self, share: Share, report: Report) -> None:
+    def _find_dead(self, db: apsw.Connection) -> list[int]:
+        known = {share.id for share in self.shares} | {number for _, number in self._joining.values()}
+        return groups.find_dead(db, self._process, known, self._store.presence.is_dead)
+
+    def add(self, share: Share, group: int, number: int) -> None:
         """Take a member in whose row was just written; its partitions come with this transaction."""
         if not self.shares:
             # Its lease begins now. A needless renewal right after it would be one more moment to be stopped in, and
             # a process that is stopped in the middle of a commit keeps the file from everybody.
             self._renew_at = boot_time() + self._lease_s / 3
-        if share not in self.shares:
-            self.shares.append(share)
-        self.touched.add(share.group)
-        share.joined = False
+        self._joining[share] = group, number
+        self.touched.add(group)
 
         def joined() -> None:
-            share.joined = True
+            share.group, share.id = group, number
+            if share not in self.shares:
+                self.shares.append(share)
 
         self._on_commit.append(joined)
 
     def remove(self, db: apsw.Connection, share: Share) -> None:
         """Take a member out; what it owns is free."""
-        groups.remove_members(db, [share.id])
-        self.touched.add(share.group)
+        group, number = self._joining.pop(share, (share.group, share.id))
+        groups.remove_members(db, [number])
+        self.touched.add(group)
 
         def gone() -> None:
             if share in self.shares:
@@ -192,9 +200,9 @@ class Housekeeping:
     def _after_abort(self) -> None:
         self._on_commit.clear()
         self.touched.clear()
+        self._joining.clear()
         for share in self.shares:
             share.released.clear()
-        self.shares = [share for share in self.shares if share.joined]
 
     def _retain(self) -> None:
         """Forget what is older or more than wished, and free some of what is forgotten."""
@@ -244,7 +252,7 @@ class Housekeeping:
 
     def bury(self) -> None:
         """At the end: take out all members of this process, so that others need not wait, and mark the logs' ends."""
-        ids = [share.id for share in self.shares if share.joined]
+        ids = [share.id for share in self.shares]
         numbers = {share.group for share in self.shares}
         self.shares = []
 

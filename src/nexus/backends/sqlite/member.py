@@ -40,24 +40,25 @@ class Share:
         self.name = name
         self.group_name = group_name
         self.group = self.id = 0
-        self.joined = False
-        """Its row is committed."""
+        """Its committed rows; 0 until then."""
         self.view: dict[Key, View] = {}
         self.released: set[Key] = set()
         """Given up in the transaction at hand; nobody has to be told."""
 
-    def compare(self, owned: Sequence[Owned] | None, now: float) -> tuple[dict[Key, View], list[Change]]:
-        """Return the new view, and what is new in it for the member."""
+    def compare(
+        self, owned: Sequence[Owned] | None, now: float, before: dict[Key, View]
+    ) -> tuple[dict[Key, View], list[Change]]:
+        """Return the new view, and what is new in it for the member that knows the one from ``before``."""
         view: dict[Key, View] = {}
         changes: list[Change] = []
         found = {(row.topic, row.partition): row for row in owned or ()}
-        for key, old in self.view.items():
+        for key, old in before.items():
             row = found.get(key)
             if (row is None or row.token != old.token) and key not in self.released:
                 reason = "the lease ended" if owned is None else "another member owns it now"
                 changes.append(Lost(self.topics[key[0]], key[1], reason))
         for key, row in found.items():
-            known = self.view.get(key)
+            known = before.get(key)
             if known is None or known.token != row.token:
                 changes.append(Assigned(self.topics[key[0]], key[1], row.cursor, row.token))
                 known = None
@@ -116,9 +117,10 @@ class SqliteMember:
             else:
                 return
 
-    def joined_again(self) -> None:
-        """Take changes again; called on the loop right before the first of them."""
+    def joined_again(self, until: float) -> None:
+        """Take changes again, with a lease until then; called on the loop right before the first of them."""
         self._lost_all = False
+        self.until = max(self.until, until)
 
     def put(self, changes: Sequence[Change]) -> None:
         """Take changes from the writer, on the loop."""

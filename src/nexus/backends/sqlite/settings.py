@@ -30,7 +30,10 @@ class Settings(msgspec.Struct, frozen=True):
     revoke_s: float = 5.0
     """How long an owner may take to give up a partition that another member is to have."""
     max_bytes: int | None = None
-    """Largest size of the file; beyond it appends answer `StoreFull`. None: what the disk gives."""
+    """Largest size of the file; beyond it appends answer `StoreFull`. None: what the disk gives.
+
+    Journals may go a quarter beyond it, at least 2 MiB, so that consumers of a full store can park and go on; what
+    else consumers store may go 2 MiB beyond that."""
     wal_bytes: int = 64 * 1024 * 1024
     """Size that the write-ahead log grows to and is kept at."""
     dedup_s: float = 600.0

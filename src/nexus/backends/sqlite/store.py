@@ -178,8 +178,22 @@ class Store:
         """Within, a little more may be written than there is room for."""
         with contextlib.suppress(OSError):
             os.truncate(self._reserve_path(), 0)
+        with self._beyond(self.journal_bytes + RESERVE_BYTES):
+            yield
+
+    @property
+    def journal_bytes(self) -> int:
+        """How far journals may go beyond ``max_bytes``. 0 without it: a full disk has no room for them."""
+        return 0 if self.settings.max_bytes is None else max(self.settings.max_bytes // 4, RESERVE_BYTES)
+
+    def journal_reserve(self) -> contextlib.AbstractContextManager[None]:
+        """Within, journals may be written beyond ``max_bytes``. Less far than `reserve`: settles come last."""
+        return self._beyond(self.journal_bytes)
+
+    @contextlib.contextmanager
+    def _beyond(self, more_bytes: int) -> Iterator[None]:
         if self.settings.max_bytes is not None:
-            self._limit_pages(RESERVE_BYTES // 4096)
+            self._limit_pages(more_bytes // 4096)
         try:
             yield
         finally:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import apsw
 
 from nexus.backends.sqlite.append import TopicWriter
-from nexus.backends.sqlite.engine import is_full, translate
+from nexus.backends.sqlite.engine import is_full, one, translate
 from nexus.backends.sqlite.requests import AppendRequest, CallRequest, Request
 from nexus.clock import Clock
 from nexus.errors import NexusError, StoreFull, UnknownOutcome
@@ -262,13 +262,28 @@ class Writer:
             self._data_version = -1
         if isinstance(found, StoreFull) and not reserve:
             urgent = [r for r in batch if isinstance(r, CallRequest) and r.urgent]
-            rest = [r for r in batch if not (isinstance(r, CallRequest) and r.urgent)]
-            if urgent:
-                self._answer_failed(rest, found, unknown)
-                with self.store.reserve():
-                    return self.transact(urgent, reserve=True)
+            journals = [r for r in batch if self.store.journal_bytes and self._is_to_journal(r)]
+            if urgent or journals:
+                saved = {id(r) for r in (*urgent, *journals)}
+                self._answer_failed([r for r in batch if id(r) not in saved], found, unknown)
+                done = True
+                if journals:
+                    with self.store.journal_reserve():
+                        done = self.transact(journals, reserve=True)
+                if urgent:
+                    with self.store.reserve():
+                        done = self.transact(urgent, reserve=True)
+                return done
             # Somebody must notice when space is back, and a lone append finds out by itself.
         self._answer_failed(batch, found, unknown)
+        return False
+
+    def _is_to_journal(self, request: Request) -> bool:
+        if not isinstance(request, AppendRequest):
+            return False
+        with contextlib.suppress(apsw.Error):
+            row = one(self.db, "SELECT dedup FROM topic WHERE name = ?", (request.topic,))
+            return row is not None and not row[0]
         return False
 
     def _answer_failed(self, batch: Sequence[Request], found: NexusError, unknown: bool) -> None:
