@@ -67,3 +67,24 @@ async def test_ids_that_name_nothing_are_not_found() -> None:
 
 
 async def _ignore(event: Event[Any]) -> None: ...
+
+
+async def test_commands_are_answered_right_while_others_look() -> None:
+    bus = Nexus("memory://", settings={})
+
+    @bus.on("order.*", group="g", retry=Retry(1), on_dead="skip")
+    async def handle(event: Event[Any]) -> None:
+        raise ValueError("no")
+
+    async with bus:
+        for number in range(40):
+            await bus.publish("order.placed", number, key=str(number % 4))
+        await until(lambda: bus.consumer("g").stats.dead == 40)
+        async with asyncio.timeout(10):
+            while len(letters := await bus.dead_letters.all("g")) < 40:
+                await asyncio.sleep(0.005)
+        answers = await asyncio.gather(
+            *(bus.dead_letters.discard(letter) for letter in letters), *(bus.dead_letters.all("g") for _ in range(20))
+        )
+        assert answers[:40] == [True] * 40
+        assert await bus.dead_letters.all("g") == []

@@ -69,6 +69,7 @@ class DeadLetters:
         self._clock = clock
         self._journal = Journal(backend, clock, new_id, source)
         self._views: dict[tuple[str, str, int], _View] = {}
+        self._reading = asyncio.Lock()
 
     async def all(self, group: str | None = None, topic: str | None = None) -> list[DeadLetterInfo]:
         """Return all dead letters, oldest first within a partition."""
@@ -131,8 +132,9 @@ class DeadLetters:
     async def _command(self, letter: DeadLetterInfo, command: Record) -> bool:
         """Append a command and read on up to it: whether it was taken is what every reader sees there."""
         parking = parking_topic(letter.topic, letter.group)
-        (place,) = await self._journal.append(parking, [(letter.partition, command)])
-        return await self._read_on(letter.group, letter.topic, letter.partition, place, command)
+        async with self._reading:  # nobody else reads past the command before this does
+            (place,) = await self._journal.append(parking, [(letter.partition, command)])
+            return await self._read_on(letter.group, letter.topic, letter.partition, place, command)
 
     async def _parking_topics(self, group: str | None, topic: str | None) -> list[tuple[str, str, int]]:
         groups = await self._backend.groups()
@@ -150,7 +152,8 @@ class DeadLetters:
         return found
 
     async def _read(self, group: str, topic: str, partition: int) -> list[DeadLetterInfo]:
-        await self._read_on(group, topic, partition)
+        async with self._reading:
+            await self._read_on(group, topic, partition)
         view = self._views[group, topic, partition]
         letters = []
         for key, known in view.fold.keys.items():
