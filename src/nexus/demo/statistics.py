@@ -126,6 +126,8 @@ class Statistics:
         """Note that a worker process began."""
         # What a commit wrote survives the death of the process without waiting for the disk; more is not shown here.
         self.db.execute("pragma synchronous = normal")
+        # Each checkpoint waits for the disk; the default would make one every few hundred deliveries.
+        self.db.execute("pragma wal_autocheckpoint = 10000")
         self.db.execute("insert into worker values(?, ?, ?, null)", (number, pid, time.time()))
         self._worker = number
 
