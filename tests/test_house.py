@@ -47,7 +47,10 @@ def seconds(*commands: list[str]) -> list[float]:
 
 
 def test_importing_nexus_costs_at_most_60_ms_more_than_asyncio() -> None:
-    bare, ours = seconds([sys.executable, "-c", "import asyncio"], [sys.executable, "-c", "import asyncio, nexus"])
+    bare, ours = seconds(
+        [sys.executable, "-c", "import asyncio"],
+        [sys.executable, "-c", "import asyncio; from nexus import Nexus, Event, Retry"],
+    )
     assert ours - bare <= 0.060
 
 

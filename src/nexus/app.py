@@ -22,7 +22,7 @@ from nexus.core.owner import OnDead, Policy
 from nexus.core.pattern import validate_pattern
 from nexus.core.plan import check_durability
 from nexus.core.retry import Retry
-from nexus.errors import Closed, HandlerError, NexusError, PublishError, SettingsError
+from nexus.errors import Closed, HandlerError, NexusError, SettingsError
 from nexus.event import JSON, Event, is_json
 from nexus.plugins import make_backend
 from nexus.runtime.binding import Binding, RunIn
@@ -169,8 +169,11 @@ class Nexus:
             for durability in publisher.durabilities.values():
                 check_durability(self.settings.durability, durability)
             if consume:
-                for group in self.groups.values():
-                    await self._consume(group)
+                # Together: the first of them to run must not have the loop for itself while the others are starting.
+                started = await asyncio.gather(*map(self._consume, self.groups.values()), return_exceptions=True)
+                for failure in started:
+                    if isinstance(failure, BaseException):
+                        raise failure
         except BaseException:
             await self.close()
             raise
@@ -370,7 +373,7 @@ class Nexus:
         assert publisher is not None
         return await publisher.publish(event)
 
-    async def publish_many(self, events: Sequence[Event[Any]]) -> list[Receipt | PublishError]:
+    async def publish_many(self, events: Sequence[Event[Any]]) -> list[Receipt | NexusError]:
         """Publish events made with `event`, as one batch: far faster than one by one.
 
         All are validated first: `InvalidEvent` names the first bad one, and nothing is stored. Then each event has its

@@ -81,7 +81,7 @@ async def test_commands_are_answered_right_while_others_look() -> None:
             await bus.publish("order.placed", number, key=str(number % 4))
         await until(lambda: bus.consumer("g").stats.dead == 40)
         async with asyncio.timeout(10):
-            while len(letters := await bus.dead_letters.all("g")) < 40:
+            while len(letters := await bus.dead_letters.all("g")) < 40:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
         answers = await asyncio.gather(
             *(bus.dead_letters.discard(letter) for letter in letters), *(bus.dead_letters.all("g") for _ in range(20))

@@ -65,8 +65,10 @@ class Publisher:
         self._backend = backend
         self._clock = clock
         self._router: Router[TopicSpec] = Router()
+        self._topics = topics
         for spec, patterns in topics:
-            self._router.add(spec, *patterns)
+            if patterns:
+                self._router.add(spec, *patterns)
         self.default = default
         self.specs = {spec.name: spec for spec, _ in topics} | {default.name: default}
         self._durability: dict[str, Durability] = {}
@@ -108,9 +110,14 @@ class Publisher:
 
     def topics_of(self, pattern: str) -> list[str]:
         """Topics that may hold events of a pattern."""
-        if "*" in pattern:
-            return sorted(self.specs)
-        return [self.topic_of(pattern).name]
+        if "*" not in pattern:
+            return [self.topic_of(pattern).name]
+        earlier: list[str] = []
+        for spec, patterns in self._topics:
+            earlier.append(spec.name)
+            if pattern in patterns:  # all of it belongs here, but for what an earlier topic takes first
+                return sorted(earlier)
+        return sorted(self.specs)
 
     def partition(self, event: Event[Any], partitions: int) -> int:
         if event.key is not None:

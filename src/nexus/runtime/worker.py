@@ -31,7 +31,7 @@ INTERRUPTED_LIMIT = 6
 """Attempts beyond the policy's, before an event on probation is given up without an outcome (rule 13)."""
 ERROR_LIMIT_CHARS = 4_000
 DELAY_LIMIT_S = 100 * 365.25 * 86_400
-_TURN_S = 0.005  # a worker whose handlers never wait gives the loop back at least this often
+_TURN_S = 0.005  # workers whose handlers never wait give the loop back at least this often
 TIME_LIMIT = "time limit"
 current_event: contextvars.ContextVar[Event[Any] | None] = contextvars.ContextVar("nexus_event", default=None)
 
@@ -54,6 +54,7 @@ class Workers:
         self._processes: ProcessPool | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._closing = False
+        self._turn_ends = 0.0
 
     def start(self) -> None:
         for number in range(self._count):
@@ -76,22 +77,20 @@ class Workers:
         assert task is not None
         run = _Run(task)
         self._runs.append(run)
-        turn_ends = now() + _TURN_S
         while True:
             if not ready:
                 waiter = asyncio.get_running_loop().create_future()
                 self._idle.append(waiter)
                 await waiter
-                turn_ends = now() + _TURN_S
                 continue
             lane = ready.pop()
             began = now()
             delivery = lane.owner.begin(lane, began)
             if delivery is not None:
                 await self._deliver(run, delivery, began)
-            if began > turn_ends:
+            if began > self._turn_ends:  # all workers of the group share a turn: others on the loop want theirs
                 await asyncio.sleep(0)
-                turn_ends = now() + _TURN_S
+                self._turn_ends = now() + _TURN_S
 
     async def _deliver(self, run: _Run, delivery: Delivery, now: float) -> None:
         """See one delivery, or a batch that it begins, through to its outcome. One coroutine: this is the hot path.
