@@ -2,7 +2,8 @@
 
 Ready lanes stand in a `ReadyQueue`, from which workers take the next. It is fair between tenants: each tenant with
 ready lanes gets turns in proportion to its weight (deficit round robin, Shreedhar and Varghese 1996, with unit cost),
-so that one tenant's backlog delays another's event by one round, not by the backlog.
+so that one tenant's backlog delays another's event by one round, not by the backlog. Weights are what the queue
+offers; no setting gives any yet, so that every tenant has the same.
 """
 
 from __future__ import annotations
@@ -52,11 +53,17 @@ class Delivery:
 class Lane:
     """What is known of one key between fetch and settle."""
 
+<<<<<<< HEAD
     __slots__ = ("batch", "due", "key", "owner", "queue", "queued", "report", "running", "sending", "timer")
+=======
+    __slots__ = ("batch", "due", "key", "owner", "queue", "queued", "report", "running", "sending", "tenant")
+>>>>>>> fixes
 
     def __init__(self, owner: Owner, key: LaneKey) -> None:
         self.owner = owner
         self.key = key
+        self.tenant: str | None = key[0] if key.__class__ is tuple else None
+        """Whose turn it takes. Worked out once: the queue asks each time that the lane is ready."""
         self.queue: deque[Delivery] = deque()
         """Deliveries from the topic, in order; the head stays until it is done or has an entry."""
         self.running: Delivery | None = None
@@ -73,15 +80,12 @@ class Lane:
         self.report: list[Any] | None = None
         """Records about parked deliveries that ended, not sent yet."""
 
-    @property
-    def tenant(self) -> str | None:
-        return self.key[0] if isinstance(self.key, tuple) else None
-
 
 class ReadyQueue:
     """Lanes whose next delivery may start, in fair order."""
 
     def __init__(self, weights: Mapping[str | None, int] | None = None) -> None:
+        """Give tenants turns by ``weights``, from 1; who is not named there has 1."""
         self._weights = weights or {}
         self._lanes: dict[str | None, deque[Lane]] = {}
         self._turn: deque[str | None] = deque()
@@ -90,8 +94,7 @@ class ReadyQueue:
 
     def push(self, lane: Lane) -> None:
         """Put a lane at the end of its tenant's queue."""
-        key = lane.key
-        tenant = key[0] if key.__class__ is tuple else None
+        tenant = lane.tenant
         lanes = self._lanes.get(tenant)
         if lanes is None:
             lanes = self._lanes[tenant] = deque()
