@@ -53,11 +53,7 @@ class Delivery:
 class Lane:
     """What is known of one key between fetch and settle."""
 
-<<<<<<< HEAD
-    __slots__ = ("batch", "due", "key", "owner", "queue", "queued", "report", "running", "sending", "timer")
-=======
-    __slots__ = ("batch", "due", "key", "owner", "queue", "queued", "report", "running", "sending", "tenant")
->>>>>>> fixes
+    __slots__ = ("batch", "due", "key", "owner", "queue", "queued", "report", "running", "sending", "tenant", "timer")
 
     def __init__(self, owner: Owner, key: LaneKey) -> None:
         self.owner = owner
