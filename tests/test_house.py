@@ -46,6 +46,7 @@ def seconds(*commands: list[str]) -> list[float]:
     return best
 
 
+@pytest.mark.slow  # alone, so that no other test shares the processor's caches
 def test_importing_nexus_costs_at_most_60_ms_more_than_asyncio() -> None:
     bare, ours = seconds(
         [sys.executable, "-c", "import asyncio"],
@@ -54,6 +55,7 @@ def test_importing_nexus_costs_at_most_60_ms_more_than_asyncio() -> None:
     assert ours - bare <= 0.060
 
 
+@pytest.mark.slow
 def test_help_is_there_within_150_ms() -> None:
     (best,) = seconds(
         [sys.executable, "-c", "import sys; sys.argv = ['nexus', '--help']; import nexus.cli; nexus.cli.main()"]
