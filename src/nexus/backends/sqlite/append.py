@@ -74,7 +74,8 @@ class TopicWriter:
 
     def append(self, requests: Sequence[AppendRequest], now: float) -> None:
         """Store the events of ``requests``, in order; each gets its result or its error."""
-        requests = [request for request in requests if self._accepts(request)]
+        accepts = self._accepts
+        requests = [request for request in requests if accepts(request)]
         if not requests:
             return
         at = max(now, self._last_at)
@@ -108,8 +109,9 @@ class TopicWriter:
         """Store all events as new ones; False, with half of it done, if an id was there already."""
         seed, ends, seq, total = self.shape.seed, self.ends, self.seq, self._total
         dedup = self.shape.spec.dedup
-        rows = []
-        ids = []
+        rows: list[tuple[int, int, float, int, bytes]] = []
+        ids: list[tuple[int, int]] = []
+        add_row, add_id = rows.append, ids.append
         for request in requests:
             answers = []
             for partition, event, content in request.items:
@@ -117,9 +119,9 @@ class TopicWriter:
                 ends[partition] = position + 1
                 place = partition << POSITION_BITS | position
                 total += len(content) + 4
-                rows.append((seq, place, at, total, seal_row(seed, seq, place, at, total, content)))
+                add_row((seq, place, at, total, seal_row(seed, seq, place, at, total, content)))
                 if dedup:
-                    ids.append((id_number(event.source, event.id), seq))
+                    add_id((id_number(event.source, event.id), seq))
                 answers.append(Appended(partition, position))
                 seq += 1
             request.result = answers

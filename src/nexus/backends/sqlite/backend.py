@@ -165,7 +165,13 @@ class SqliteBackend:
         for request in report.requests:
             self._waiting_events -= request.events
             self._waiting_bytes -= request.size_bytes
-            request.answer()
+            future = request.future
+            if future is None or future.done():  # nobody waits
+                continue
+            if request.error is not None:
+                future.set_exception(request.error)
+            else:
+                future.set_result(request.result)
         for post in report.posts:
             post()
         if self._waiters:
@@ -267,7 +273,7 @@ class SqliteBackend:
 
     async def append(self, topic: str, batch: Sequence[tuple[int, Event[object]]]) -> list[Appended | IdConflict]:
         """See `nexus.spi.backend.Backend.append`."""
-        if self.closed:
+        if self._closing or not self._opened:
             raise Closed("the store is not open")
         if not batch:
             return []
@@ -279,13 +285,19 @@ class SqliteBackend:
             content = encode_event(event)
             size += len(content) + _EVENT_BYTES
             items.append((partition, event, content))
-        if self._waiters or not self._has_room():
+        # `_has_room` and `_put` without the calls: this is done for every event.
+        if self._waiters or self._waiting_events >= QUEUE_EVENTS or self._waiting_bytes >= QUEUE_BYTES:
             await self._wait_for_room(len(items), size)
         else:
             self._waiting_events += len(items)
             self._waiting_bytes += size
         future: asyncio.Future[list[Appended | IdConflict]] = self._loop.create_future()
-        self._put(AppendRequest(future, topic, items, size))
+        request = AppendRequest(future, topic, items, size)
+        out = self._out
+        if not out or len(out) + 1 >= HAND_OVER_EVENTS or request.events >= HAND_OVER_EVENTS:
+            self._put(request)
+        else:
+            out.append(request)
         return await future
 
     async def read(self, wants: Sequence[Want], max_bytes: int) -> list[Slice]:

@@ -36,16 +36,6 @@ class Request:
         """Take the answer for a transaction that failed."""
         self.error = error
 
-    def answer(self) -> None:
-        """Resolve the future, if somebody still waits."""
-        future = self.future
-        if future is None or future.done():
-            return
-        if self.error is not None:
-            future.set_exception(self.error)
-        else:
-            future.set_result(self.result)
-
 
 class AppendRequest(Request):
     """Events for one topic, all or none (but for those that are there already)."""
@@ -53,7 +43,12 @@ class AppendRequest(Request):
     __slots__ = ("items", "topic")
 
     def __init__(self, future: asyncio.Future[Any], topic: str, items: Sequence[Item], size_bytes: int) -> None:
-        super().__init__(future, len(items), size_bytes)
+        # All of it here, without a call of `super`: one is made for every event.
+        self.future: asyncio.Future[Any] | None = future
+        self.events = len(items)
+        self.size_bytes = size_bytes
+        self.result: Any = None
+        self.error: BaseException | None = None
         self.topic = topic
         self.items = items
 
