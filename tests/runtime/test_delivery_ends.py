@@ -345,6 +345,35 @@ async def test_returned_events_with_an_empty_key_and_without_key_are_two() -> No
         await until(lambda: sorted(arrived) == [1, 2])
 
 
+async def test_a_returned_event_that_was_not_stored_is_not_forgotten() -> None:
+    bus = make()
+    arrived: list[Any] = []
+
+    @bus.on("a", group="g", retry=Retry(3, base_s=0.0))
+    async def returns(event: Event[Any]) -> Publish:
+        return Publish("b", 1)
+
+    @bus.on("b", group="h")
+    async def collect(event: Event[Any]) -> None:
+        arrived.append(event.data)
+
+    real_append = bus.backend.append
+    failures = 2
+
+    async def append(topic: str, batch: Any) -> Any:
+        nonlocal failures
+        if failures and batch[0][1].type == "b":
+            failures -= 1
+            raise Unavailable("for a moment")
+        return await real_append(topic, batch)
+
+    bus.backend.append = append  # type: ignore[method-assign]
+    async with running(bus) as consumer:
+        await bus.publish("a")
+        await until(lambda: arrived == [1])
+        assert consumer.stats.retried == 2
+
+
 def test_a_group_name_cannot_make_two_parking_topics_one() -> None:
     bus = make()
     with pytest.raises(HandlerError, match=r"eu\.billing"):
@@ -387,6 +416,19 @@ async def test_a_cursor_of_quick_runs_that_closed_in_order_is_clean() -> None:
     for lag in await watcher.backend.lag("g"):
         assert cursor_codec.decode(lag.low, lag.state).unclean == 0
     await watcher.close()
+
+
+def slow_to_start(payload: int) -> None:
+    """Runs in a process of its own, whose start takes longer than the handler's time limit."""
+
+
+async def test_the_time_limit_of_a_handler_in_a_process_begins_when_it_does() -> None:
+    bus = make()
+    bus.on("a", group="g", run_in="process", timeout_s=0.05, retry=Retry(1))(slow_to_start)
+    async with running(bus) as consumer:
+        await bus.publish("a", 1)
+        await until(lambda: consumer.stats.acked + consumer.stats.dead == 1)
+        assert consumer.stats.acked == 1
 
 
 async def _ignore(event: Event[Any]) -> None: ...

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nexus.core.lanes import Delivery, Lane, ReadyQueue
 from nexus.core.outcome import ACK, CANCELLED, Ack, Cancelled, DeadLetter, Outcome, Park, RetryIn
-from nexus.errors import BackendError, HandlerError, IdConflict, PublishError
+from nexus.errors import BackendError, HandlerError, IdConflict, NexusError
 from nexus.event import Event
 from nexus.runtime.binding import Context
 from nexus.runtime.subscription import Subscription, returned_events
@@ -189,18 +189,23 @@ class Workers:
 
     async def _invoke(self, run: _Run, route: Subscription, arguments: tuple[Any, ...]) -> Any:
         binding = route.binding
-        if route.timeout_s is not None:
-            run.deadline = self._consumer.clock.monotonic() + route.timeout_s
-            self._watch_deadlines()
+
+        def begun() -> None:
+            if route.timeout_s is not None:
+                run.deadline = self._consumer.clock.monotonic() + route.timeout_s
+                self._watch_deadlines()
+
         try:
             if binding.run_in == "loop":
+                begun()
                 return await binding.handler(*arguments)
             if binding.run_in == "process":
                 if self._processes is None:
                     from nexus.runtime.processes import ProcessPool  # most programs never need it
 
                     self._processes = ProcessPool(self._count)
-                return await self._processes.run(binding.handler, arguments)
+                return await self._processes.run(binding.handler, arguments, begun)
+            begun()
             if self._threads is None:
                 import concurrent.futures.thread
 
@@ -254,7 +259,7 @@ class Workers:
         now = datetime.fromtimestamp(consumer.clock.now(), UTC)
         made = returned_events(result, event, route, consumer.group.name, consumer.source, now)
         for answer in await consumer.publisher.publish_many(made):
-            if isinstance(answer, PublishError):
+            if isinstance(answer, NexusError):
                 if not isinstance(answer, IdConflict):
                     raise answer
                 # Other code made other content of the same event between two attempts: the first stands.
