@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from nexus import config
 from nexus.clock import SYSTEM_CLOCK, Clock, SteadyClock
-from nexus.core.envelope import check_json, encode_payload
+from nexus.core.envelope import check_json, encode_payload, validate, validate_given
 from nexus.core.filter import compile_filter
 from nexus.core.ids import Uuid7
 from nexus.core.owner import OnDead, Policy
@@ -79,6 +79,8 @@ class Nexus:
         self.backend = backend or make_backend(self.settings.backend, clock)
         self.groups: dict[str, Group] = {}
         self._uuid7 = Uuid7(random.getrandbits)
+        self._unix_ms = -1
+        self._time = datetime.now(UTC)
         self._member = f"{os.getpid()}-{random.getrandbits(32):08x}"
         self._consumers: dict[str, Consumer] = {}
         self._publisher: Publisher | None = None
@@ -358,7 +360,21 @@ class Nexus:
             extensions,
         )
 
-    async def publish(self, type: str | Event[Any], data: Any = None, **attributes: Any) -> Receipt:
+    def _plain_event(self, type: str, data: Any, key: str | None) -> Event[Any]:
+        """`event`, by the shortest way: published outside of a handler, with no attribute but its key."""
+        body, content_type = encode_payload(data)
+        unix_ms = int(self.clock.now() * 1000)
+        if unix_ms != self._unix_ms:
+            self._unix_ms = unix_ms
+            self._time = datetime.fromtimestamp(unix_ms / 1000, UTC)
+        event: Event[Any] = Event(
+            self._uuid7(unix_ms), self.settings.source, type, self._time, key, body, datacontenttype=content_type
+        )
+        return event
+
+    async def publish(
+        self, type: str | Event[Any], data: Any = None, *, key: str | None = None, **attributes: Any
+    ) -> Receipt:
         """Publish one event; when this returns it is as durable as the receipt says.
 
         ``data`` is a msgspec Struct, dataclass, TypedDict, pydantic model, plain JSON value, or bytes. Attributes are
@@ -368,10 +384,17 @@ class Nexus:
 
         Raises `InvalidEvent`, `IdConflict`, `Overloaded`, `UnknownOutcome`, `Closed`, `BackendError`.
         """
-        event = type if isinstance(type, Event) else self.event(type, data, **attributes)
+        check = validate
+        if isinstance(type, Event):
+            event = type
+        elif attributes or current_event.get() is not None:
+            event = self.event(type, data, key=key, **attributes)
+        else:
+            event = self._plain_event(type, data, key)
+            check = validate_given
         publisher = self._publisher if self._state == "open" else self.publisher
         assert publisher is not None
-        return await publisher.publish(event)
+        return await publisher.publish(event, check)
 
     async def publish_many(self, events: Sequence[Event[Any]]) -> list[Receipt | NexusError]:
         """Publish events made with `event`, as one batch: far faster than one by one.

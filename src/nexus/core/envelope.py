@@ -38,24 +38,29 @@ _TYPES_LIMIT = 4_096
 
 def validate(event: Event[Any], max_body_bytes: int) -> None:
     """Raise `InvalidEvent` with the attribute at fault if the event breaks a rule; else do nothing."""
+    _check_text("id", event.id, ID_LIMIT_CHARS)
+    _check_text("source", event.source, SOURCE_LIMIT_CHARS)
+    if event.time.tzinfo is not UTC:
+        _check_time("time", event.time)
+    _validate_optional(event)
+    validate_given(event, max_body_bytes)
+
+
+def validate_given(event: Event[Any], max_body_bytes: int) -> None:
+    """`validate` what a publisher gives at least: type, key and body. For events whose rest the bus has made."""
     if event.type not in _valid_types:
         validate_type(event.type)
         if len(_valid_types) >= _TYPES_LIMIT:
             _valid_types.clear()
         _valid_types[event.type] = None
-    _check_text("id", event.id, ID_LIMIT_CHARS)
-    _check_text("source", event.source, SOURCE_LIMIT_CHARS)
     key = event.key
     if key is not None and len(_utf8("key", key)) > KEY_LIMIT_BYTES:
         raise InvalidEvent(f"key is longer than {KEY_LIMIT_BYTES} bytes")
-    if event.time.tzinfo is not UTC:
-        _check_time("time", event.time)
     if len(event.body) > max_body_bytes:
         raise PayloadTooLarge(
             f"payload of {len(event.body):,} bytes is over the limit of {max_body_bytes:,}",
             hint="store the payload elsewhere and publish where it is in `dataref`",
         )
-    _validate_optional(event)
 
 
 def _validate_optional(event: Event[Any]) -> None:

@@ -71,7 +71,7 @@ class Binding:
         """How to make the argument of a handler that takes one and asks for no context: the commonest kind."""
         if len(self._builders) == 1 and self._builders[0] is not _context and not self.batch:
             (build,) = self._builders
-            self.only = _event_itself if build is _event else lambda event: build(event, None)
+            self.only = event_itself if build is _event else lambda event: build(event, None)
 
     def _single(self) -> Build:
         if len(self._builders) == 1:
@@ -116,7 +116,7 @@ def _wish(name: str, parameter: inspect.Parameter, annotation: Any) -> tuple[Cal
     return (lambda event, _: decode(event.body)), many
 
 
-def _event_itself(event: Event[Any]) -> Event[Any]:
+def event_itself(event: Event[Any]) -> Event[Any]:
     return event
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -124,9 +124,9 @@ class Publisher:
             return partition_of(event.key, partitions)
         return partition_of_keyless(event.source, event.id, partitions)
 
-    async def publish(self, event: Event[Any]) -> Receipt:
+    async def publish(self, event: Event[Any], check: Callable[[Event[Any], int], None] = validate) -> Receipt:
         """Store one event. Raises `InvalidEvent`, `PublishError`, `Closed`, `BackendError`."""
-        validate(event, self._max_body_bytes)
+        check(event, self._max_body_bytes)
         if self._closed:
             raise _closed()
         size = len(event.body)

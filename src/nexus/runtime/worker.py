@@ -16,7 +16,7 @@ from nexus.core.lanes import Delivery, Lane, ReadyQueue
 from nexus.core.outcome import ACK, CANCELLED, Ack, Cancelled, DeadLetter, Outcome, Park, RetryIn
 from nexus.errors import BackendError, HandlerError, IdConflict, NexusError
 from nexus.event import Event
-from nexus.runtime.binding import Context
+from nexus.runtime.binding import Context, event_itself
 from nexus.runtime.subscription import Subscription, returned_events
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Workers:
                     await self._deliver_batch(run, delivery, route)
                     return
                 if route.plain and binding.only is not None:
-                    argument = _decoded(binding.only, event)
+                    argument = event if binding.only is event_itself else _decoded(binding.only, event)
                     current_event.set(event)
                     called = True
                     result = await binding.handler(argument)
@@ -138,8 +138,9 @@ class Workers:
             self._consumer.ended(delivery, CANCELLED)
             raise
         finally:
-            current_event.set(None)
-            run.forget()
+            run.deliveries = ()
+            if run.interrupted:
+                run.forget()
         self._consumer.ended(delivery, outcome)
 
     def _outcome_without_call(
@@ -402,11 +403,9 @@ class _Run:
             self.task.cancel()
 
     def forget(self) -> None:
-        """The delivery is over; so is its cancellation, whether the handler let it through or not."""
-        self.deliveries = ()
-        if self.interrupted:
-            self.interrupted = ""
-            self.task.uncancel()
+        """The delivery is over, and so is its cancellation, whether the handler let it through or not."""
+        self.interrupted = ""
+        self.task.uncancel()
 
 
 class Undecodable(Exception):

@@ -85,6 +85,8 @@ class Store:
     def append(self, name: str, batch: Sequence[tuple[int, Event[object]]]) -> list[Appended | IdConflict]:
         topic = self.topics.get(name) or self.topic(name)
         sizes = _check(topic, batch)
+        if len(batch) == 1 and self._count < self.max_events and self._size_bytes + sizes[0] <= self.max_bytes:
+            return [self._append_one(topic, *batch[0], sizes[0])]
         if self._count + len(sizes) > self.max_events or self._size_bytes + sum(sizes) > self.max_bytes:
             self._make_room(topic, *topic.fresh(batch, sizes))
         before = topic.size_bytes
@@ -97,6 +99,17 @@ class Store:
             for wake in self._watchers.get(name, ()):
                 wake()
         return answers
+
+    def _append_one(self, topic: Topic, index: int, event: Event[object], size: int) -> Appended | IdConflict:
+        answer = topic.add_one(index, event, size, self._clock)
+        if answer.__class__ is Appended and not answer.duplicate:
+            self._count += 1
+            self._size_bytes += size
+            if topic.retains:
+                self._expire(topic)
+            for wake in self._watchers.get(topic.spec.name, ()):
+                wake()
+        return answer
 
     def read(self, wants: Sequence[Want], max_bytes: int) -> list[Slice]:
         slices: list[Slice] = []

@@ -149,6 +149,29 @@ class Topic:
                 self._turn_window(ids, monotonic)
         return answers, stored
 
+    def add_one(self, index: int, event: Event[object], size: int, clock: Clock) -> Appended | IdConflict:
+        """`add` of one checked event: the commonest call, without the loops."""
+        part = self.partitions[index]
+        events = part.events
+        position = part.base + len(events)
+        ids = self.ids
+        if ids is not None:
+            key = (event.source, event.id)
+            place = position * len(self.partitions) + index
+            found = ids.setdefault(key, place)
+            if found != place:
+                return self._again(event, key, found)
+            self._recent.append(key)
+            monotonic = clock.monotonic()
+            if len(self._recent) >= _BUCKET_LIMIT or monotonic >= self._recent_since_s + _BUCKET_AGE_S:
+                self._turn_window(ids, monotonic)
+        now = clock.now()
+        if now > part.last_at:
+            part.last_at = now
+        events.append(Stored(position, part.last_at, size, event))
+        self.size_bytes += size
+        return Appended(index, position)
+
     def _again(self, event: Event[object], key: tuple[str, str], found: int) -> Appended | IdConflict:
         position, index = divmod(found, len(self.partitions))
         first = self.partitions[index].at(position)
