@@ -482,6 +482,12 @@ def test_a_cursor_that_does_not_fit_is_not_offered() -> None:
     assert ragged.owner.cursor() is None
     ragged.owner.not_settled()
     assert ragged.owner.dirty
+    assert ragged.owner.credit == 0, "and the partition is not fetched until it fits"
+    last = ragged.owner.cursor(clean=True)
+    assert last is not None, "a release leaves what fits"
+    kept = cursor_codec.decode(last.low, last.state).done
+    assert kept == tuple(ragged.owner.ledger.done[: len(kept)])
+    assert kept
 
 
 def test_take_over_is_above_everything_known() -> None:

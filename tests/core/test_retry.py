@@ -54,3 +54,8 @@ def test_an_outcome_of_its_own_does_not_retry_for_ever() -> None:
 def test_a_policy_out_of_range_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(SettingsError):
         Retry(**wrong)  # type: ignore[arg-type]
+
+
+def test_the_most_attempts_of_a_policy_count_those_that_it_names() -> None:
+    assert Retry(3).most_attempts == 3
+    assert Retry(3, on={OSError: Retry(50, on={KeyError: Retry(70)}), ValueError: RetryIn(1)}).most_attempts == 70
