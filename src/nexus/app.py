@@ -18,9 +18,9 @@ from nexus.clock import SYSTEM_CLOCK, Clock, SteadyClock
 from nexus.core.envelope import check_json, encode_payload, validate, validate_given
 from nexus.core.filter import compile_filter
 from nexus.core.ids import Uuid7
-from nexus.core.owner import OnDead, Policy
 from nexus.core.pattern import validate_pattern
 from nexus.core.plan import check_durability
+from nexus.core.policy import OnDead, Policy
 from nexus.core.retry import Retry
 from nexus.errors import Closed, HandlerError, NexusError, SettingsError
 from nexus.event import JSON, Event, is_json

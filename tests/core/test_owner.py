@@ -12,9 +12,11 @@ from nexus.core import cursor as cursor_codec
 from nexus.core.cursor import State
 from nexus.core.lanes import Delivery, Lane
 from nexus.core.outcome import ACK, CANCELLED, DeadLetter, Park, RetryIn
-from nexus.core.owner import Owner, Policy, take_over
+from nexus.core.owner import Owner
 from nexus.core.parking import Claim, Discard, Done, Entry, Failed, Fold, Record, Requeue, Start, Unstart
+from nexus.core.policy import Policy
 from nexus.core.probation import Turn
+from nexus.core.takeover import take_over
 from nexus.event import Event
 from nexus.spi.backend import Cursor, Stored
 

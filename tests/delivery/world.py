@@ -20,7 +20,7 @@ from typing import Any
 from nexus.core import cursor as cursor_codec
 from nexus.core.lanes import Delivery, Lane
 from nexus.core.outcome import ACK, CANCELLED, DeadLetter, Park, RetryIn
-from nexus.core.owner import Owner, Policy, take_over
+from nexus.core.owner import Owner
 from nexus.core.parking import (
     Claim,
     Dead,
@@ -32,6 +32,8 @@ from nexus.core.parking import (
     decode_record,
     encode_record,
 )
+from nexus.core.policy import Policy
+from nexus.core.takeover import take_over
 from nexus.event import Event
 from nexus.spi.backend import Cursor, Stored
 

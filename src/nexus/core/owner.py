@@ -34,7 +34,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -58,46 +58,10 @@ from nexus.core.parking import (
     Unstart,
     key_state,
 )
+from nexus.core.policy import PROBATION_AFTER, Policy
 from nexus.core.probation import Turn
 from nexus.event import Event
 from nexus.spi.backend import Cursor, Stored
-
-OnDead = Literal["block_key", "skip", "stop"]
-PROBATION_AFTER = 2
-"""Unclean takeovers without progress, from which on attempts are settled before they start."""
-
-
-class Policy(msgspec.Struct, frozen=True):
-    """How one consumer group keeps order and repairs."""
-
-    on_dead: OnDead = "block_key"
-    """After a dead letter: the key waits for a requeue or discard, goes on without it, or the partition stops."""
-    ordered: bool = True
-    """False gives up key order: every event is a key of its own."""
-    hold_s: float = 5.0
-    """Longest delay for which a key waits in memory; longer ones park it."""
-    lane_limit: int = 100
-    """Deliveries that may queue behind a held head before its key is parked."""
-    window_limit: int = 16_384
-    """Delivered events from the watermark on; at this bound the partition is not fetched."""
-    parked_limit: int = 2_097_152
-    """Unfinished entries in the parking topic; at this bound the partition is not fetched."""
-    start_limit: int = 64
-    """Parked entries of one key that one append may start."""
-
-
-def take_over(stored: Cursor, token: int, in_force: int, *, own: bool = False) -> tuple[Cursor, cursor_codec.State]:
-    """Return the cursor by which a new owner fences the old one, and what it says (rules 1 and 13).
-
-    Its epoch is above the stored one, the backend's token and every claim seen in the parking topic. ``own``: the
-    stored cursor is this process's own, so nobody has died.
-    """
-    state = cursor_codec.decode(stored.low, stored.state)
-    unclean = state.unclean if own else 0 if state.clean else state.unclean + 1
-    state = msgspec.structs.replace(state, clean=False, unclean=unclean)
-    text = cursor_codec.encode(stored.low, state)
-    assert text is not None, "it differs by two small numbers from one that fitted"
-    return Cursor(max(stored.epoch, token, in_force) + 1, stored.low, text), state
 
 
 class Owner:

@@ -19,9 +19,10 @@ from nexus.core.lanes import Delivery
 from nexus.core.outcome import ACK, Ack, Cancelled, DeadLetter, Outcome, Park, RetryIn
 from nexus.core.owner import Owner
 from nexus.core.probation import Turn
-from nexus.errors import BackendError, CorruptData, CursorLost, NexusError, UnknownOutcome
+from nexus.errors import BackendError, CorruptData, CursorLost
 from nexus.event import Event
 from nexus.runtime.journal import Journal, parking_spec, parking_topic, record_of
+from nexus.runtime.parking import ParkingWriter
 from nexus.runtime.partition import Partition, Stats
 from nexus.runtime.publisher import Publisher
 from nexus.runtime.subscription import Group
@@ -80,8 +81,8 @@ class Consumer:
         self._probation = Turn()
         self._takeover = Takeover(group, backend, self._journal, member)
         self._upkeep = Upkeep(backend, self._journal)
+        self._writer = ParkingWriter(group.name, self._journal, clock, self._partitions, self._retake, self._landed)
         self._wake = asyncio.Event()
-        self._journal_wake = asyncio.Event()
         self._settle_wake = asyncio.Event()
         self._settle_now = asyncio.Event()
         self._changed = asyncio.Event()
@@ -113,7 +114,7 @@ class Consumer:
         loop = asyncio.get_running_loop()
         self.failed = loop.create_future()
         self._workers.start()
-        for task in (self._pump(), self._write_journal(), self._settle_by_time()):
+        for task in (self._pump(), self._writer.run(), self._settle_by_time()):
             self._tasks.append(loop.create_task(self.guard(task)))
 
     def _parking_news(self) -> None:
@@ -457,7 +458,7 @@ class Consumer:
             self._count(delivery, outcome)
         owner.end(delivery, outcome, self.clock.now())
         if owner.has_records:
-            self._journal_wake.set()
+            self._writer.wake.set()
         elif owner.wake_at is not None:
             self._wake.set()
         self._note_progress(1)
@@ -496,104 +497,15 @@ class Consumer:
         if self._watched:
             self._changed.set()
 
-    # ---- the journal ----------------------------------------------------------------------------------------------
+    # ---- the parking topics ---------------------------------------------------------------------------------------
 
     def _look_for_records(self) -> None:
-        for partition in self._partitions.values():
-            if partition.owner is not None and partition.owner.has_records:
-                self._journal_wake.set()
-                return
+        if any(owner.has_records for owner in self._owners()):
+            self._writer.wake.set()
 
-    async def _write_journal(self) -> None:
-        while True:
-            await self._journal_wake.wait()
-            self._journal_wake.clear()
-            while await self._write_once():
-                pass
-
-    async def _write_once(self) -> bool:
-        """Append what the owners want written, tail it, and tell them; False if there was nothing."""
-        by_topic: dict[str, list[tuple[Partition, Owner, list[Any]]]] = {}
-        for partition in self._partitions.values():
-            owner = partition.owner
-            if owner is not None:
-                records = owner.take_records()
-                if records:
-                    by_topic.setdefault(partition.parking, []).append((partition, owner, records))
-        for parking, writes in by_topic.items():
-            batch = [(partition.number, record) for partition, _, records in writes for record in records]
-            try:
-                places = await self._append_records(parking, batch)
-            except NexusError as error:
-                await self._write_one_by_one(parking, writes, error)
-                continue
-            at = 0
-            for partition, owner, records in writes:
-                own = None if places is None else places[at : at + len(records)]
-                at += len(records)
-                if partition.owner is not owner:
-                    continue
-                if own is None:
-                    self._retake(partition.topic, partition.number)
-                else:
-                    await self._landed(partition, owner, records, own)
-        return bool(by_topic)
-
-    async def _write_one_by_one(
-        self, parking: str, writes: list[tuple[Partition, Owner, list[Any]]], error: NexusError
-    ) -> None:
-        """Something in a batch is refused for good: let the other partitions go on, and stop the one that has it."""
-        for partition, owner, records in writes:
-            if len(writes) > 1:
-                try:
-                    places = await self._append_records(parking, [(partition.number, record) for record in records])
-                except NexusError as own_error:
-                    error = own_error
-                else:
-                    if partition.owner is owner and places is not None:
-                        await self._landed(partition, owner, records, places)
-                    elif partition.owner is owner:
-                        self._retake(partition.topic, partition.number)
-                    continue
-            log.error("group %s: %s[%d] stands still: %s", self.group.name, partition.topic, partition.number, error)
-            owner.stop(str(error))
-
-    async def _append_records(self, parking: str, batch: list[tuple[int, Any]]) -> list[int | None] | None:
-        """Append until it is done; None if nobody knows whether it was. Raises what no retry can mend."""
-        while True:
-            try:
-                return await self._journal.append(parking, batch)
-            except UnknownOutcome as error:
-                log.warning("group %s: %s; taking over again", self.group.name, error)
-                return None
-            except BackendError as error:
-                if not error.retryable:
-                    raise
-                log.warning("group %s cannot write to %s: %s", self.group.name, parking, error)
-                await asyncio.sleep(_RETRY_S)
-
-    async def _landed(self, partition: Partition, owner: Owner, records: list[Any], places: list[int | None]) -> None:
-        last = places[-1]
-        if places[0] == owner.fold.place and last == places[0] + len(records) - 1:  # nothing foreign in between
-            for place, record in zip(places, records, strict=True):
-                assert place is not None
-                owner.tail(place, record, self.clock.now())
-        else:
-            try:
-                stored, _ = await self._journal.read(partition.parking, partition.number, owner.fold.place, last)
-            except BackendError as error:
-                log.warning("group %s cannot read %s: %s", self.group.name, partition.parking, error)
-                self._retake(partition.topic, partition.number)
-                return
-            if partition.owner is not owner:
-                return
-            for one in stored:
-                if one.position >= owner.fold.place:
-                    owner.tail(one.position, record_of(one), self.clock.now())
-        owner.landed(self.clock.now())
-        if owner.deposed:
-            self._retake(partition.topic, partition.number)
-        self._note_progress(len(records))
+    def _landed(self, owner: Owner, records: int) -> None:
+        """Records of an owner are durable, and it knows."""
+        self._note_progress(records)
         if owner.wake_at is not None or self._hungry:
             self._wake.set()
 
@@ -643,7 +555,7 @@ class Consumer:
                 if answer == "ok":
                     owner.settled(cursor, self.clock.now())
                     if await self._upkeep.keep(partition, owner):
-                        self._journal_wake.set()
+                        self._writer.wake.set()
                 elif answer == "fenced":
                     self._drop(partition.id, "its settle was refused")
                 else:
@@ -672,14 +584,14 @@ class Consumer:
             partition.releasing = True
             if partition.owner is not None:
                 partition.owner.stop(reason)
-        self._journal_wake.set()
+        self._writer.wake.set()
         owners = [p.owner for p in partitions if p.owner is not None]
         if not await self._until(lambda: not any(owner.running for owner in owners), budget_s):
             for owner in owners:
                 self._workers.interrupt(owner, reason)
             while not await self._until(lambda: not any(owner.running for owner in owners), 10.0):
                 log.warning("group %s waits for handlers in threads that cannot be stopped", self.group.name)
-        self._journal_wake.set()
+        self._writer.wake.set()
         await self._until(lambda: all(owner.drained or owner.deposed for owner in owners), 10.0)
         with contextlib.suppress(BackendError):  # then the next owner finds a partition that was not given back
             await self._settle([p for p in partitions if p.owner is not None and p.owner.drained], clean=True)

@@ -11,8 +11,8 @@ import msgspec
 
 from nexus.core.envelope import encode_payload
 from nexus.core.filter import Filter
-from nexus.core.owner import Policy
 from nexus.core.pattern import Router
+from nexus.core.policy import Policy
 from nexus.core.retry import Retry
 from nexus.errors import HandlerError
 from nexus.event import Event

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from nexus.core.cursor import State
-from nexus.core.owner import take_over
 from nexus.core.parking import Claim, Fold
+from nexus.core.takeover import take_over
 from nexus.errors import BackendError, CursorLost, UnknownOutcome
 from nexus.runtime.journal import Journal, parking_topic, record_of
 from nexus.runtime.subscription import Group
