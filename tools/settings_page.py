@@ -29,7 +29,7 @@ unknown name is an error that says which one was probably meant. The value of `b
 variable or from the file of a secret, are never shown in an error.
 
 ```toml
-backend = "kafka://kafka-1:9092"
+backend = "sqlite:////var/lib/shop/nexus.db"
 durability = "replicated"
 
 [publish]

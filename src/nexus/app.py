@@ -11,7 +11,8 @@ import re
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, Self, TypeVar
+from difflib import get_close_matches
+from typing import Any, Literal, Self, TypeVar, get_args
 
 from nexus import config
 from nexus.clock import SYSTEM_CLOCK, Clock, SteadyClock
@@ -22,7 +23,7 @@ from nexus.core.pattern import validate_pattern
 from nexus.core.plan import check_durability
 from nexus.core.policy import OnDead, Policy
 from nexus.core.retry import Retry
-from nexus.errors import Closed, HandlerError, NexusError, SettingsError
+from nexus.errors import Closed, HandlerError, InvalidEvent, NexusError, SettingsError
 from nexus.event import JSON, Event, is_json
 from nexus.plugins import make_backend
 from nexus.runtime.binding import Binding, RunIn
@@ -41,6 +42,8 @@ LostCursor = Literal["stop", "checkpoint", "earliest"]
 Start = Literal["latest", "earliest"]
 
 DEFAULT_TOPIC = "events"
+_SAME_SIGNAL_S = 0.3
+"""Signals this close are one wish: a shell and its tools may send it to the process and to its group."""
 _GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 """No dot: `runtime.journal.parking_topic` joins topic and group with one, and must be read back."""
 
@@ -124,10 +127,16 @@ class Nexus:
             raise HandlerError("no event type was given", hint='name one: @bus.on("order.placed")')
         if self._state != "new":
             raise HandlerError("the bus is running; handlers are registered before it starts")
-        if timeout_s is not None and timeout_s <= 0:
-            raise HandlerError(f"timeout_s is {timeout_s}; it must be above 0")
-        if not 1 <= batch_size <= 10_000:
-            raise HandlerError(f"batch_size is {batch_size}; it must be 1 to 10,000")
+        _check_number("timeout_s", timeout_s, 0.001, 1e9, optional=True)
+        _check_number("hold_s", hold_s, 0, 1e9)
+        _check_number("batch_size", batch_size, 1, 10_000)
+        _check_number("workers", workers, 1, 1_024, optional=True)
+        _check_word("run_in", run_in, RunIn)
+        _check_word("on_dead", on_dead, OnDead)
+        _check_word("start", start, Start)
+        _check_word("lost_cursor", lost_cursor, LostCursor)
+        if retry is not None and not isinstance(retry, Retry):
+            raise HandlerError(f"retry is {retry!r}", hint=f"write retry=Retry({retry!r})")
 
         def register(handler: Handler) -> Handler:
             binding = Binding(handler, run_in)
@@ -153,6 +162,21 @@ class Nexus:
             return handler
 
         return register
+
+    def include(self, other: Nexus) -> None:
+        """Register the handlers of another bus here too: an application's, on the bus of a test.
+
+        Raises `HandlerError` if both know a group and disagree about it, or want the same events in it.
+        """
+        for name, theirs in other.groups.items():
+            ours = self.groups.setdefault(
+                name, Group(name, theirs.policy, theirs.workers, theirs.start, theirs.lost_cursor)
+            )
+            if ours.policy != theirs.policy:
+                raise HandlerError(f"group {name} is registered on both with different on_dead, ordered or hold_s")
+            for subscription in theirs.subscriptions:
+                check_unique(ours.subscriptions, subscription)
+                ours.add(subscription)
 
     # ---- life -----------------------------------------------------------------------------------------------------
 
@@ -273,10 +297,16 @@ class Nexus:
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
 
+        stopped_at = 0.0
+
         def on_signal() -> None:
-            if stop.is_set():
+            nonlocal stopped_at
+            now = loop.time()
+            if not stop.is_set():
+                stop.set()
+                stopped_at = now
+            elif now - stopped_at > _SAME_SIGNAL_S:
                 os._exit(130)
-            stop.set()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
@@ -387,6 +417,8 @@ class Nexus:
         check = validate
         if isinstance(type, Event):
             event = type
+        elif not isinstance(type, str):
+            raise InvalidEvent("the first argument is the event's type", hint='bus.publish("order.placed", payload)')
         elif attributes or current_event.get() is not None:
             event = self.event(type, data, key=key, **attributes)
         else:
@@ -468,6 +500,21 @@ class Nexus:
             return self._consumers[group]
         except KeyError:
             raise NexusError(f"group {group} is not consumed by this bus") from None
+
+
+def _check_number(name: str, value: object, least: float, most: float, *, optional: bool = False) -> None:
+    if optional and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise HandlerError(f"{name} is {value!r}; it must be a number from {least:g} to {most:g}")
+
+
+def _check_word(name: str, value: object, words: Any) -> None:
+    allowed = get_args(words)
+    if value not in allowed:
+        near = get_close_matches(str(value), allowed, 1)
+        hint = f"did you mean {near[0]!r}?" if near else None
+        raise HandlerError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}", hint=hint)
 
 
 def _checked_group(name: str) -> str:

@@ -110,6 +110,9 @@ def kill_loop(folder: Path, times: int, *, events: int, records: int, seed: int 
     """Kill a process that publishes and consumes, again and again; then let it drain, and check what was written."""
     dice = random.Random(seed)
     asyncio.run(prefill(folder, events, records))
+    first_run = spawn(folder, "consume", name="first")  # reads past what was stored before it
+    assert wait_for(lambda: asyncio.run(settled(folder)), 120, 0.5), "the group does not catch up"
+    kill(first_run)
     recoveries = []
     for _ in range(times):
         began = time.monotonic()

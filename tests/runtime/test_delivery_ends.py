@@ -24,7 +24,7 @@ async def until(condition: Callable[[], Any]) -> None:
 
 
 def make(url: str = "memory://", **settings: Any) -> Nexus:
-    return Nexus(url, settings={"topics": {"events": {"partitions": 2}}, "settle_interval": "5ms", **settings})
+    return Nexus(url, settings={"topics": {"events": {"partitions": 2}}, "settle_interval": "5ms"} | settings)
 
 
 @contextlib.asynccontextmanager
@@ -372,6 +372,52 @@ async def test_a_returned_event_that_was_not_stored_is_not_forgotten() -> None:
         await bus.publish("a")
         await until(lambda: arrived == [1])
         assert consumer.stats.retried == 2
+
+
+async def test_a_bus_of_a_test_takes_the_handlers_of_an_application() -> None:
+    application = make("sqlite:///never-opened.db")
+    application.on("a", group="g")(_ignore)
+    bus = make()
+    bus.include(application)
+    async with running(bus) as consumer:
+        await bus.publish("a", 1)
+        await until(lambda: consumer.stats.acked == 1)
+    with pytest.raises(HandlerError, match="already has"):
+        bus.include(application)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"retry": 3}, {"workers": -1}, {"workers": 10_000}, {"start": "begin"}, {"on_dead": "blok_key"},
+        {"run_in": "proces"}, {"lost_cursor": "begin"}, {"timeout_s": "3s"}, {"timeout_s": 0}, {"batch_size": 0}, {"hold_s": -1},
+    ],
+)  # fmt: skip
+def test_a_wish_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(HandlerError, match=next(iter(wrong))):
+        make().on("a", group="g", **wrong)(_ignore)
+
+
+async def test_a_group_finishes_what_it_has_left_in_a_topic_that_its_pattern_has_left() -> None:
+    handled: list[Any] = []
+
+    async def handle(event: Event[Any]) -> None:
+        handled.append(event.data)
+
+    before = make("memory://moved")
+    before.on("a", group="g", start="earliest")(handle)
+    await before.start()
+    await until(lambda: len(before.consumer("g").owned) == 2)
+    await before.close()
+    publisher = make("memory://moved")
+    await publisher.start(consume=False)
+    await publisher.publish("a", "old", key="k")
+    await publisher.close()
+    after = make("memory://moved", topics={"events": {"partitions": 2}, "special": {"patterns": ["a"]}})
+    after.on("a", group="g", start="earliest")(handle)
+    async with running(after):
+        await after.publish("a", "new", key="k")
+        await until(lambda: sorted(handled) == ["new", "old"])
 
 
 def test_a_group_name_cannot_make_two_parking_topics_one() -> None:

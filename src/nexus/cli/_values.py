@@ -86,7 +86,7 @@ def _plain_url(url: str) -> str:
     """Refuse a URL with a secret in it: other users of the machine can see arguments, and the shell keeps them."""
     scheme, found, rest = url.partition("://")
     if not found or not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
-        raise ValueError("this is not a URL such as sqlite:///path or kafka://host:9092")
+        raise ValueError("this is not a URL such as sqlite:///path")
     secret = re.search(r"(?i)[?&][^=&]*(password|passwd|secret|token|api_?key)[^=&]*=.", rest) is not None
     if scheme not in ("sqlite", "memory"):
         before_host = rest.rpartition("@")[0]

@@ -85,7 +85,7 @@ def _banner(app: _app.App) -> None:
         f"nexus {version()}  dev   app {app.name} (reload {reload})",
         f"store      {store}",
         f"workers    {bus.settings.workers} at once, per-key order" if handlers else "workers    none",
-        f"next       nexus publish {example} '{{\"id\":1}}'",
+        f"next       nexus publish {example} JSON   ·   nexus tail -f",
     )
     right = (
         f"{handlers} handlers · {len(bus.groups)} groups · {len(bus.publisher.specs)} topics",

@@ -61,4 +61,7 @@ def report(bus: Nexus) -> None:
     """Say what each group did."""
     for name in bus.groups:
         stats = bus.consumer(name).stats
-        say(f"drained {name}: {stats.acked} acked, {stats.retried} retried, {stats.parked} parked, {stats.dead} dead")
+        say(
+            f"drained {name}: {stats.acked} acked, {stats.retried} retried, {stats.parked} parked, {stats.dead} dead"
+            + (f", {stats.cancelled} cancelled and to come again" if stats.cancelled else "")
+        )

@@ -246,7 +246,7 @@ class Settings(msgspec.Struct, frozen=True):
         str,
         Setting(
             Text("a URL such as sqlite:///.nexus/nexus.db", r"[a-z][a-z0-9+.-]*://[^\s\x00-\x1f\x7f]*"),
-            "Where events are stored: `memory://`, `sqlite:///path`, `kafka://`, `nats://` or `rabbitmq://`.",
+            "Where events are stored: `memory://`, `sqlite:///path`, or what an installed package adds.",
             secret=True,
         ),
     ] = "sqlite:///.nexus/nexus.db"

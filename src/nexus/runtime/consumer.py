@@ -19,7 +19,7 @@ from nexus.core.lanes import Delivery
 from nexus.core.outcome import ACK, Ack, Cancelled, DeadLetter, Outcome, Park, RetryIn
 from nexus.core.owner import Owner
 from nexus.core.probation import Turn
-from nexus.errors import BackendError, CorruptData, CursorLost
+from nexus.errors import BackendError, CorruptData, CursorLost, UnknownGroup
 from nexus.event import Event
 from nexus.runtime.journal import Journal, parking_spec, parking_topic, record_of
 from nexus.runtime.parking import ParkingWriter
@@ -102,9 +102,11 @@ class Consumer:
     async def start(self) -> None:
         """Join the group and begin."""
         patterns = [pattern for subscription in self.group.subscriptions for pattern in subscription.patterns]
-        topics = sorted({topic for pattern in patterns for topic in self.publisher.topics_of(pattern)})
+        wanted = {topic for pattern in patterns for topic in self.publisher.topics_of(pattern)}
+        topics = sorted(wanted | await self._unfinished_topics())
         for topic in topics:
-            await self._backend.ensure(parking_spec(topic, self.group.name, self.publisher.specs[topic].partitions))
+            info = await self._backend.describe(topic)
+            await self._backend.ensure(parking_spec(topic, self.group.name, info.spec.partitions))
         # Operators write their commands there, from any process.
         self._unwatch = self._backend.watch(
             [parking_topic(topic, self.group.name) for topic in topics], self._parking_news
@@ -116,6 +118,14 @@ class Consumer:
         self._workers.start()
         for task in (self._pump(), self._writer.run(), self._settle_by_time()):
             self._tasks.append(loop.create_task(self.guard(task)))
+
+    async def _unfinished_topics(self) -> set[str]:
+        """Topics where the group has events left, though its patterns point elsewhere by now: they are not stranded."""
+        try:
+            lags = await self._backend.lag(self.group.name)
+        except UnknownGroup:
+            return set()
+        return {lag.topic for lag in lags if lag.low < lag.end}
 
     def _parking_news(self) -> None:
         self._tail_parking = True
@@ -477,13 +487,11 @@ class Consumer:
                 stats.parked += 1
             case DeadLetter(reason, error):
                 stats.dead += 1
-                log.warning(
-                    "group %s: dead letter at position %d (%s): %s",
-                    self.group.name,
-                    delivery.position,
-                    reason,
-                    error.partition("\n")[0],
+                partition = self._by_owner.get(delivery.lane.owner)
+                where = (
+                    f"{partition.topic}/{partition.number}/{delivery.position}" if partition else "of a lost partition"
                 )
+                log.warning("dead letter %s/%s (%s): %s", self.group.name, where, reason, error.partition("\n")[0])
             case Cancelled():
                 stats.cancelled += 1
 
