@@ -156,11 +156,11 @@ def nexus_sqlite_publish_many(count: int, folder: Path) -> Figures:
     async def work() -> Figures:
         bus = Nexus(_file(folder), settings={})
         await bus.start(consume=False)
+        # Made before, as the raw contestant's rows are: what is measured is storing them.
+        events = [bus.event("flight.departed", PAYLOAD, key=KEYS[n % 1000]) for n in range(count)]
         began = time.perf_counter()
         for first in range(0, count, 100):
-            await bus.publish_many(
-                [bus.event("flight.departed", PAYLOAD, key=KEYS[n % 1000]) for n in range(first, first + 100)]
-            )
+            await bus.publish_many(events[first : first + 100])
         took = time.perf_counter() - began
         await bus.close()
         return {"events": count / took}
@@ -173,7 +173,7 @@ def _raw_connection(folder: Path) -> Any:
 
     connection = apsw.Connection(str(folder / "raw.db"))
     connection.execute("PRAGMA synchronous=EXTRA; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA wal_autocheckpoint=0")
+    # SQLite's own checkpoints stay on: a log that only grows would be no engine to compare with.
     connection.execute("CREATE TABLE event (position INTEGER PRIMARY KEY, time REAL, body BLOB)")
     connection.execute(
         "CREATE TABLE id (source TEXT, id TEXT, position INTEGER, PRIMARY KEY (source, id)) WITHOUT ROWID"
