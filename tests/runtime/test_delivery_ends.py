@@ -390,7 +390,8 @@ async def test_a_bus_of_a_test_takes_the_handlers_of_an_application() -> None:
     "wrong",
     [
         {"retry": 3}, {"workers": -1}, {"workers": 10_000}, {"start": "begin"}, {"on_dead": "blok_key"},
-        {"run_in": "proces"}, {"lost_cursor": "begin"}, {"timeout_s": "3s"}, {"timeout_s": 0}, {"batch_size": 0}, {"hold_s": -1},
+        {"run_in": "proces"}, {"lost_cursor": "begin"}, {"timeout_s": "3s"}, {"timeout_s": 0}, {"batch_size": 0},
+        {"hold_s": -1},
     ],
 )  # fmt: skip
 def test_a_wish_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:

@@ -20,6 +20,8 @@ from nexus.runtime.partition import Partition
 log = logging.getLogger("nexus.consumer")
 
 _RETRY_S = 0.1
+_LINGER_S = 0.005
+"""Between two writes: with lists of 64, a parked key still runs at more than 10,000 events a second."""
 
 
 class ParkingWriter:
@@ -48,8 +50,9 @@ class ParkingWriter:
         while True:
             await self.wake.wait()
             self.wake.clear()
-            while await self._write_once():
-                pass
+            while await self._write_once():  # noqa: ASYNC110
+                # What is parked has time. Gathering it spares the store commits that everybody else waits for.
+                await asyncio.sleep(_LINGER_S)
 
     async def _write_once(self) -> bool:
         """Append what the owners want written, tail it, and tell them; False if there was nothing."""
