@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 from collections.abc import Callable
@@ -113,8 +114,12 @@ async def stubborn():
     until(process, "started", "stdout")
     process.send_signal(signal.SIGINT)
     until(process, "cancelled", "stdout")
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    for _ in range(100):  # one that comes at once is taken for the same wish
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            assert process.wait(0.2) == 130
+            return
+    raise AssertionError("it does not end")
 
 
 def test_only_some_groups(nexus: Run, app: Path, start: Start) -> None:

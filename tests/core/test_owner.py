@@ -13,7 +13,7 @@ from nexus.core.cursor import State
 from nexus.core.lanes import Delivery, Lane
 from nexus.core.outcome import ACK, CANCELLED, DeadLetter, Park, RetryIn
 from nexus.core.owner import Owner
-from nexus.core.parking import Claim, Discard, Done, Entry, Failed, Fold, Record, Requeue, Start, Unstart
+from nexus.core.parking import Carry, Claim, Discard, Done, Entry, Failed, Fold, Record, Requeue, Start, Unstart
 from nexus.core.policy import Policy
 from nexus.core.probation import Turn
 from nexus.core.takeover import take_over
@@ -512,3 +512,18 @@ def test_a_lane_is_forgotten_when_nothing_is_left_of_it() -> None:
     assert shell.owner._lanes == {KEY: lane}, "one that stands in the ready queue is met there again"
     assert shell.owner.begin(lane, 0.0) is None
     assert shell.owner._lanes == {}
+
+
+def test_a_command_takes_back_a_carry_that_was_not_sent_yet() -> None:
+    history: tuple[Record, ...] = (
+        Claim(1, "old"),
+        Entry(1, (None, "a"), 0, event(0, "a"), dead=True),
+        Entry(1, (None, "b"), 1, event(1, "b"), dead=True),
+    )
+    shell = Shell(stored=Cursor(1, 2), history=history)
+    for position, key in enumerate("ab"):
+        shell.owner.carry((None, key), position, event(position, key), None)
+    shell.say(Discard((None, "a"), 0, 1))
+    assert [record.key for record in shell.write() if isinstance(record, Carry)] == [(None, "b")]
+    shell.say(Discard((None, "b"), 1, 1))
+    assert shell.owner.fold.unfinished == 0

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nexus.core.parking import (
+    SPOKEN_LIMIT,
     Carry,
     Checkpoint,
     Claim,
@@ -186,3 +187,38 @@ def test_a_command_between_the_writing_and_the_landing_of_a_carry_wins_for_every
     assert not later.apply(3, carried(history, seen=2))
     requeued = folded([*history[:2], Requeue(7, 1, 1)])
     assert not requeued.apply(3, carried(history, seen=2))
+
+
+def test_nobody_begins_between_a_command_and_the_carry_that_lost_against_it() -> None:
+    history: list[Record] = [Claim(1, "m"), Entry(1, 7, 1, event(1), dead=True, attempts=1)]
+    for command in (Discard(7, 1, 1), Requeue(7, 1, 1)):
+        fold = folded([*history, command])
+        assert not fold.apply(3, carried(history, seen=2))
+        if isinstance(command, Requeue):
+            fold.apply(4, Start(1, 7, 1, 1, 1))
+            fold.apply(5, Done(1, 7, 1, 1))
+        fold.apply(fold.place, Checkpoint(1, 5))
+        assert fold.unfinished == 0
+        place, epoch, base = fold.checkpoint()
+        assert place not in (3,)
+        later = Fold(place, epoch, base)
+        whole = [*history, command, carried(history, seen=2)]
+        for at in range(place, len(whole)):
+            later.apply(at, whole[at])
+        assert view(later) == {}
+
+
+def test_a_late_copy_of_an_entry_that_was_spoken_of_is_no_new_entry() -> None:
+    later = Fold(2, 1, 0)
+    assert not later.apply(2, Done(1, 7, 1, 0))
+    assert not later.apply(3, Entry(1, 7, 1, event(1)))
+    assert later.apply(4, Entry(1, 7, 2, event(2)))
+
+
+def test_what_was_spoken_of_is_forgotten_in_time() -> None:
+    later = Fold(2, 1, 0)
+    later.apply(2, Done(1, 7, 1, 0))
+    later.apply(3, Checkpoint(1, 5))
+    assert (7, 1) in later._spoken
+    later.apply(SPOKEN_LIMIT + 10, Checkpoint(1, 6))
+    assert later._spoken == {}

@@ -165,7 +165,9 @@ class Owner:
         """
         taken = self.fold.apply(place, record)
         if taken and isinstance(record, Requeue | Discard):
-            self._advance(self._lane(record.key), now)
+            lane = self._lane(record.key)
+            self._drop_carry(lane)
+            self._advance(lane, now)
         if self.deposed and self.stopped is None:
             self.stopped = f"epoch {self.fold.epoch} is in force, not {self.epoch}"
         return taken
@@ -533,6 +535,13 @@ class Owner:
                 )
             ],
         )
+
+    def _drop_carry(self, lane: Lane) -> None:
+        """A command has changed the entry before its `Carry` was taken to be appended: it would be refused."""
+        kept = [item for item in self._outbox if item[0] is not lane or not isinstance(item[1][0], Carry)]
+        if len(kept) < len(self._outbox):
+            self._outbox = kept
+            lane.sending = False
 
     def request_checkpoint(self) -> bool:
         """Have a record sent that lets finished entries be forgotten; False if it would change nothing.

@@ -148,6 +148,9 @@ Record = (
     Claim | Entry | Start | Unstart | Failed | Done | Dead | Requeue | Discard | Carry | Checkpoint
 )  # fmt: skip
 
+SPOKEN_LIMIT = 65_536
+"""Records over which a fold remembers what they were about; a `Carry` lands far sooner after its writing."""
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
 encode_record = _encoder.encode
@@ -268,7 +271,10 @@ class Fold:
         """Count of entries that are open or dead."""
         self._whole = place == 0
         self._marks = [(place, epoch, base)]  # what was in force from which place on
-        self._commands: dict[tuple[LaneKey, int], int] = {}  # place of the last command about an entry
+        # Only of a fold that began behind the start: places of the last records about entries, known or not. What was
+        # spoken of before its own record was written before this fold began, and that record is a late copy.
+        self._spoken: dict[tuple[LaneKey, int], int] = {}
+        self._refused: list[tuple[int, int]] = []  # carries that lost against a command: (what they had seen, place)
 
     def floor(self, key: LaneKey) -> int:
         known = self.keys.get(key)
@@ -293,6 +299,7 @@ class Fold:
                 return self._checkpoint(record)
         known = self.keys.get(record.key)
         entry = known.find(record.position) if known else None
+        self._note(record.key, record.position)
         if known is None or entry is None or entry.dead or not self._same_round(entry, record.round):
             return False
         match record:
@@ -329,6 +336,8 @@ class Fold:
         known = self.keys.get(record.key)
         if record.position < self.base or (known and record.position <= known.floor):
             return False
+        if (record.key, record.position) in self._spoken:
+            return False
         if known is None:
             known = self.keys[record.key] = ParkedKey()
         known.floor, known.floor_place = record.position, place
@@ -351,10 +360,12 @@ class Fold:
         entry = known.find(record.position) if known else None
         if known is not None and entry is not None:
             if entry.state() != told.state():
+                self._refused.append((record.seen, place))
                 return False
             entry.place = entry.since = place
             return True
-        if self._whole or self._commands.get((record.key, record.position), -1) >= record.seen:
+        if self._whole or self._spoken.get((record.key, record.position), -1) >= record.seen:
+            self._refused.append((record.seen, place))
             return False  # finished meanwhile
         if known is None:
             known = self.keys[record.key] = ParkedKey()
@@ -369,14 +380,15 @@ class Fold:
         gone = [key for key, known in self.keys.items() if known.finished and known.floor < self.base]
         for key in gone:
             del self.keys[key]
+        recent = self.place - SPOKEN_LIMIT
+        self._spoken = {about: at for about, at in self._spoken.items() if about[1] >= self.base or at >= recent}
         self._marks.append((self.place, self.epoch, self.base))
         return True
 
     def _command(self, record: Requeue | Discard) -> bool:
         known = self.keys.get(record.key)
         entry = known.find(record.position) if known else None
-        if not self._whole:
-            self._commands[record.key, record.position] = self.place - 1
+        self._note(record.key, record.position)
         if known is None or entry is None or not entry.dead or not self._same_round(entry, record.round):
             return False
         if isinstance(record, Discard):
@@ -388,6 +400,10 @@ class Fold:
             entry.place = self.place - 1
         known.add(record.position, entry)
         return True
+
+    def _note(self, key: LaneKey, position: int) -> None:
+        if not self._whole:
+            self._spoken[key, position] = self.place - 1
 
     def _finish(self, known: ParkedKey, position: int) -> None:
         known.remove(position)
@@ -402,6 +418,10 @@ class Fold:
             place = min(place, known.since_lowest(place))
             if known.floor >= self.base:
                 place = min(place, known.floor_place)
+        for seen, at in reversed(self._refused):
+            if seen < place <= at:  # who begins in between sees the carry, and not the command that it lost against
+                place = seen
+        self._refused = [(seen, at) for seen, at in self._refused if at >= place]
         while len(self._marks) > 1 and self._marks[1][0] <= place:
             del self._marks[0]
         return place, self._marks[0][1], self._marks[0][2]
