@@ -343,7 +343,7 @@ class World:
     def decide(self) -> None:
         """An operator's answer to a lost cursor: begin again at the start; floors and entries stand."""
         self.lost_cursor = False
-        self.cursor = Cursor(self.truth.epoch, 0)
+        self.cursor = Cursor(0, 0)  # of no epoch: the claims in the parking topic must tell the next owner its own
         for position in range(len(self.keys)):
             self.uncertain[position] += 100  # attempts were kept there too
         for position, end in list(self.ended.items()):
