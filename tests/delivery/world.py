@@ -437,7 +437,7 @@ class World:
         fold = self.rules.fold(state.place, state.place_epoch, state.base)
         for at in range(state.place, (place if place is not None else len(self.parking) - 1) + 1):
             fold.apply(at, decode_record(self.parking[at]))
-        if fold.epoch != acting.cursor.epoch and self.rules.reclaim:
+        if (fold.epoch, fold.claimant) != (acting.cursor.epoch, str(index)) and self.rules.reclaim:
             if index != self.holder or self.cursor is None:
                 self.owners[index] = None
                 return

@@ -264,6 +264,8 @@ class Fold:
         """Where reading goes on."""
         self.epoch = epoch
         """The epoch in force."""
+        self.claimant = ""
+        """The member whose claim made it so; empty if that claim lies before the place where this fold began."""
         self.base = base
         """Positions below are finished, or have an entry that is known."""
         self.keys: dict[LaneKey, ParkedKey] = {}
@@ -323,6 +325,7 @@ class Fold:
         if record.epoch <= self.epoch:  # a slow loser's claim, landing late, must not silence the owner
             return False
         self.epoch = record.epoch
+        self.claimant = record.member
         self._marks.append((self.place, self.epoch, self.base))
         return True
 

@@ -80,7 +80,8 @@ class Takeover:
                 log.warning("group %s cannot read what it parked of %s[%d]: %s", self._group.name, topic, number, error)
                 later.append(Assigned(topic, number, cursor, ids[id].token))
                 continue
-            if fold.epoch == cursor.epoch:
+            # An equal number is not enough: with a lost cursor it may be that of an owner before the loss.
+            if (fold.epoch, fold.claimant) == (cursor.epoch, self._member_name):
                 taken.append(Taken(topic, number, cursor, state, fold))
                 continue
             in_force[id] = fold.epoch
