@@ -17,8 +17,8 @@ of the same store too, within 250 ms at the latest and about a millisecond as a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -61,11 +61,19 @@ class TopicInfo(msgspec.Struct, frozen=True):
 class Capabilities(msgspec.Struct, frozen=True):
     """What a backend does natively. Changes cost, never meaning."""
 
-    dedup: Literal["exact", "window", "none"]
+    dedup: Literal["exact", "window", "ids", "sender"]
+    """Which second copies of an event `append` recognises: all; those within a window of ids; the same, but what an
+    event said is forgotten with it, so a copy of one that is trimmed passes for the same (``ids``); or those within a
+    window that this backend object itself appended. With ``sender`` another process's copy is stored, and whoever
+    consumes passes over it (`nexus.runtime.inbox`)."""
     positions_on_append: bool
     trim: bool
     max_body_bytes: int
     max_cursor_chars: int | None
+    takeover_s: float = 1.0
+    """The partitions of a member that died without a word have moved within this."""
+    more_durable: str = ""
+    """What to set in the store for more durability, in its own words; empty if there is nothing to set."""
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False):
@@ -164,6 +172,22 @@ class Settlement(msgspec.Struct, frozen=True):
 Settled = Literal["ok", "fenced", "retry"]
 
 
+Why = Literal["joined", "left", "expired", "rejoined", "released", "took over", "fenced"]
+"""Why a partition changed hands: a member joined and nobody owned it; its owner left; the owner's lease ran out, as
+others saw it, or as it saw itself (``rejoined``); the owner gave it up, for another to have it; the owner did not in
+time, and another took it over; the owner wrote a cursor of an older ownership."""
+
+
+class Handover(msgspec.Struct, frozen=True):
+    """How a partition came to the member that owns it now, or to nobody."""
+
+    at: float
+    """When, seconds since 1970, by the clock of the process that wrote it down."""
+    why: Why
+    before: str | None
+    """Name of the member that owned it until then, if any."""
+
+
 class PartitionLag(msgspec.Struct, frozen=True):
     """Where a group stands in one partition."""
 
@@ -178,6 +202,35 @@ class PartitionLag(msgspec.Struct, frozen=True):
     """When the event at ``low`` was recorded; None if the group is at the end or the event is gone."""
     state: str = ""
     """The stored cursor's ``state``."""
+    handover: Handover | None = None
+    """How it last changed hands; None if it never did, or if this backend does not know."""
+
+
+State = Literal["green", "yellow", "red"]
+"""In order; works, could be better; must be set right."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was looked at, and how it is."""
+
+    check: str
+    """What it is about, in a word or two."""
+    state: State
+    found: str
+    advice: str | None = None
+    """What to set, wherever it is not green."""
+
+
+@runtime_checkable
+class Examined(Protocol):
+    """What a backend may offer beyond `Backend`, and a log beyond `nexus.spi.log.Log`: it can tell what it runs on."""
+
+    async def examine(self, levels: Mapping[str, Durability]) -> list[Finding]:
+        """Look at the broker: which nodes answer, their versions, what this user may do, what survives and why.
+
+        ``levels``: the durability of each topic, as it was observed. Works on connections of its own, whether the store
+        is open or not, and stores nothing that opening it would not. Never raises for what is a finding.
+        """
 
 
 class Member(Protocol):
@@ -233,13 +286,13 @@ class Backend(Protocol):
     async def append(self, topic: str, batch: Sequence[tuple[int, Event[object]]]) -> list[Appended | IdConflict]:
         """Store events, each in its partition, durable at the topic's level when this returns.
 
-        One answer per event, in the same order. Within a call and a partition the order is kept, and no other
-        call's events break it apart. An event whose (source, id) is stored is answered with its first place, or
-        with `IdConflict` if its content differs (`nexus.core.envelope.same_content`); nothing is stored for it.
+        One answer per event, in the same order. Within a call and a partition the order is kept. An event whose
+        (source, id) is known to be stored (`Capabilities.dedup`) is answered with its first place, or with
+        `IdConflict` if its content differs (`nexus.core.envelope.same_content`); nothing is stored for it.
         A call that is cancelled may still store all of its events; it never stores them out of order.
         Raises for the call as a whole, with nothing stored: `UnknownTopic`, `Sealed`, `StoreFull`, `ReadOnly`,
         `Unavailable`, `PayloadTooLarge`, `Closed`; with all, some or none stored: `UnknownOutcome`.
-        After the call returned or raised, no copy of its events lands later.
+        After the call returned, or raised anything but `UnknownOutcome`, no copy of its events lands later.
         """
 
     async def read(self, wants: Sequence[Want], max_bytes: int) -> list[Slice]:
@@ -263,8 +316,9 @@ class Backend(Protocol):
 
         A topic that the group has no cursors for gets them all in this step, durable: at the end (``latest``) or at
         the first kept event. Partitions are then shared evenly among the members, each owned by at most one while
-        leases are honoured. A member that died is noticed and its partitions move within 1 s, one that is frozen
-        within 15 s. A member that cannot renew its lease gets `Lost` before anyone else can get `Assigned`.
+        leases are honoured. The partitions of a member that died move within `Capabilities.takeover_s`, those of one
+        that is frozen within 15 s. A member that cannot renew its lease gets `Lost` before anyone else can get
+        `Assigned`.
         """
 
     async def groups(self) -> list[str]:
