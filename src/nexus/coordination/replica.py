@@ -1,0 +1,189 @@
+"""Follows a journal and keeps what it folds to.
+
+A journal is a topic of one partition. To change what it says, a record is appended and then read back in its place:
+only there it is known whether it was granted, and every other reader comes to the same answer.
+
+A journal does not grow for ever: after some records, whoever wrote the last one writes a snapshot of the fold and
+trims what stands below it. A reader that finds the beginning gone goes on at the first snapshot that reaches back to
+what is kept. A broker may also forget the beginning by its own rules; as long as it keeps more than twice the distance
+of two snapshots, one is always there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Generic, Protocol, TypeVar
+from uuid import uuid4
+
+from nexus.clock import Clock
+from nexus.errors import NexusError, UnknownOutcome
+from nexus.event import Event
+from nexus.spi.backend import Slice, Stored, TopicSpec, Want
+from nexus.spi.log import Log
+
+log = logging.getLogger("nexus.coordination")
+
+SNAPSHOT_EVERY = 1_000
+"""Records after which a snapshot is written."""
+RECORD_TYPE = "nexus.journal.record"
+_MSGPACK = "application/msgpack"
+_READ_EVENTS = 1_000
+_READ_BYTES = 8 * 1024 * 1024
+
+
+class Fold(Protocol):
+    """What a journal folds to."""
+
+    def apply(self, record: Any, at: float) -> Any: ...
+
+    def snapshot(self, through: int) -> Any: ...
+
+    def restore(self, snapshot: Any) -> None: ...
+
+
+F = TypeVar("F", bound=Fold)
+
+
+class Replica(Generic[F]):
+    """One journal, as this process knows it."""
+
+    def __init__(
+        self,
+        store: Log,
+        topic: str,
+        fold: F,
+        decode: Callable[[bytes], Any],
+        encode: Callable[[Any], bytes],
+        snapshot: type,
+        clock: Clock,
+        folded: Callable[[Any, Any], None] = lambda record, answer: None,
+    ) -> None:
+        """``folded`` is called with each record that was folded in, and what the fold answered."""
+        self.topic = topic
+        self.fold = fold
+        self.confirmed_at = float("-inf")
+        """When it was last certain, by the monotonic clock, that nothing is missing here."""
+        self._log = store
+        self._decode = decode
+        self._encode = encode
+        self._snapshot = snapshot
+        self._clock = clock
+        self._folded = folded
+        self._next = 0
+        self._started = False
+        self._since_snapshot = 0
+        self._snapshot_from = 0
+        self._reading = asyncio.Lock()
+        self._answers: dict[str, asyncio.Future[Any]] = {}
+
+    async def create(self) -> None:
+        """Make the journal, unless it is there."""
+        await self._log.create(TopicSpec(self.topic, 1, dedup=False))
+
+    async def refresh(self, *, fresh: bool = True) -> None:
+        """Fold in what is new; all that was appended before the call if ``fresh``. Raises `BackendError`."""
+        asked = self._clock.monotonic()
+        async with self._reading:
+            if self._started and self.confirmed_at > asked:
+                return  # what was read while this waited began after it was asked for
+            began = self._clock.monotonic()
+            more = True
+            while more:
+                (part,) = await self._log.read(
+                    [Want(self.topic, 0, self._next, _READ_EVENTS)], _READ_BYTES, fresh=fresh or not self._started
+                )
+                if not self._started:
+                    await self._start(part)
+                    more = False
+                else:
+                    if part.trimmed is not None:  # so far behind that the journal was cut short meanwhile
+                        self._next, self._started = 0, False
+                        continue
+                    self._fold_in(part.events)
+                    self._next = max(self._next, part.next)
+                    more = part.more
+            if fresh:
+                self.confirmed_at = began
+
+    async def submit(self, record: Any) -> Any:
+        """Append a record, fold it in, and return what the fold answers.
+
+        Raises `BackendError` or `UnknownOutcome`; then it may still be folded in later.
+        """
+        event = self._event(record)
+        answer = self._answers[event.id] = asyncio.get_running_loop().create_future()
+        try:
+            (place,) = await self._log.append(self.topic, [(0, event)], dedup=False)
+            if not self._reading.locked() and place.position == self._next and self._started:
+                self._fold_in([Stored(self._next, 0.0, 0, event)])
+                self._next += 1
+            if not answer.done():
+                await self.refresh()
+            if not answer.done():  # the journal was cut short above it meanwhile, by others
+                raise UnknownOutcome(f"{self.topic}: what became of a record is not known", hint="try again")
+            if self._since_snapshot >= SNAPSHOT_EVERY:
+                await self._write_snapshot()
+            return answer.result()
+        finally:
+            self._answers.pop(event.id, None)
+
+    def _event(self, record: Any) -> Event[Any]:
+        now = datetime.fromtimestamp(self._clock.now(), UTC)
+        return Event(uuid4().hex, "nexus", RECORD_TYPE, now, None, self._encode(record), datacontenttype=_MSGPACK)
+
+    def _fold_in(self, events: Any) -> None:
+        for stored in events:
+            if stored.position < self._next:
+                continue
+            record = self._record(stored)
+            if record is None:
+                continue
+            if isinstance(record, self._snapshot):
+                self._since_snapshot = 0
+                self._snapshot_from = record.through + 1  # type: ignore[attr-defined]
+                continue
+            self._since_snapshot += 1
+            answer = self.fold.apply(record, stored.event.time.timestamp())
+            waiting = self._answers.get(stored.event.id)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(answer)
+            self._folded(record, answer)
+
+    def _record(self, stored: Stored) -> Any:
+        try:
+            return self._decode(stored.event.body)
+        except Exception as error:  # somebody else wrote into it; every reader passes over it alike
+            log.warning("%s, position %d, is no record: %s", self.topic, stored.position, error)
+            return None
+
+    async def _start(self, part: Slice) -> None:
+        """Read the journal from where it begins."""
+        trimmed = part.trimmed
+        events = list(part.events)
+        while part.more:
+            (part,) = await self._log.read([Want(self.topic, 0, part.next, _READ_EVENTS)], _READ_BYTES, fresh=True)
+            events += part.events
+        if trimmed is not None:
+            for stored in events:
+                record = self._record(stored)
+                if isinstance(record, self._snapshot) and record.through + 1 >= trimmed:  # type: ignore[attr-defined]
+                    self.fold.restore(record)
+                    self._next = record.through + 1  # type: ignore[attr-defined]
+                    break
+        self._started = True
+        self._fold_in(events)
+        self._next = max(self._next, part.next)
+
+    async def _write_snapshot(self) -> None:
+        """Make the journal short. What fails here is tried again after the next record."""
+        self._since_snapshot = 0
+        through, before = self._next - 1, self._snapshot_from
+        record = self.fold.snapshot(through)
+        with contextlib.suppress(NexusError):
+            await self._log.append(self.topic, [(0, self._event(record))], dedup=False)
+            # Only what the snapshot before holds: a reader that is just starting may stand above it.
+            await self._log.trim(self.topic, 0, before)

@@ -1,0 +1,353 @@
+"""Groups and topics above a plain log: what the shipped suite does not reach, on virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any
+
+import pytest
+
+from nexus.clock import Clock
+from nexus.coordination import backend as coordination
+from nexus.coordination import known, replica
+from nexus.coordination.known import KnownIds
+from nexus.coordination.replica import Replica
+from nexus.core import roster
+from nexus.errors import Sealed, Unavailable, UnknownGroup
+from nexus.event import Event
+from nexus.plugins import make_backend
+from nexus.spi.backend import Appended, Assigned, Cursor, Lost, Settlement, TopicSpec, Want
+from nexus.testing.backed_log import BackedLog
+from nexus.testing.clock import VirtualClock
+
+numbers = count()
+
+
+class Breakable(BackedLog):
+    """A log whose broker may be away."""
+
+    down = False
+
+    async def append(self, topic: str, batch: Any, *, dedup: bool) -> list[Appended]:
+        self._check()
+        return await super().append(topic, batch, dedup=dedup)
+
+    async def read(self, wants: Any, max_bytes: int, *, fresh: bool) -> Any:
+        self._check()
+        return await super().read(wants, max_bytes, fresh=fresh)
+
+    def _check(self) -> None:
+        if self.down:
+            raise Unavailable("the broker is away")
+
+
+@asynccontextmanager
+async def store(name: str, clock: Clock, **options: bool) -> AsyncIterator[tuple[Breakable, coordination.LogBackend]]:
+    log = Breakable(make_backend(f"memory://{name}", clock), **({"positions": True, "trim": True} | options))
+    made = coordination.LogBackend(log, clock=clock)
+    await made.open()
+    yield log, made
+    log.down = False
+    await made.close()
+
+
+@pytest.fixture
+def name() -> str:
+    return f"coordination-{next(numbers)}"
+
+
+def event(id: str = "1", **attributes: Any) -> Event[object]:
+    return Event(id=id, source="/s", type="t", time=datetime(2026, 1, 1, tzinfo=UTC), **attributes)
+
+
+async def test_a_journal_is_kept_short_and_a_newcomer_learns_all_of_it(nexus_clock: VirtualClock, name: str) -> None:
+    async with store(name, nexus_clock) as (log, one), store(name, nexus_clock) as (_, two):
+        await one.ensure(TopicSpec("orders", 2))
+        member = await one.claim("g", ["orders"], "m", lambda: None, "earliest")
+        member.changes()
+        for low in range(2 * replica.SNAPSHOT_EVERY + 50):
+            assert await member.settle([Settlement("orders", 0, Cursor(1, low))]) == ["ok"]
+        journal = await log.describe("nexus.group.g")
+        assert journal.end[0] - journal.first[0] < 2.2 * replica.SNAPSHOT_EVERY
+        assert journal.first[0] > 0
+        assert [lag.low for lag in await two.lag("g")] == [low, 0]
+
+
+async def test_a_reader_that_was_left_behind_begins_at_a_snapshot(nexus_clock: VirtualClock, name: str) -> None:
+    async with store(name, nexus_clock) as (_, one), store(name, nexus_clock) as (_, two):
+        await one.ensure(TopicSpec("orders", 1))
+        member = await one.claim("g", ["orders"], "m", lambda: None, "earliest")
+        assert [lag.low for lag in await two.lag("g")] == [0]
+        for low in range(3 * replica.SNAPSHOT_EVERY):
+            await member.settle([Settlement("orders", 0, Cursor(1, low))])
+        assert [lag.low for lag in await two.lag("g")] == [low]
+
+
+async def test_who_cannot_renew_loses_all_before_another_may_have_it(nexus_clock: VirtualClock, name: str) -> None:
+    async with store(name, nexus_clock) as (log, one), store(name, nexus_clock) as (_, two):
+        await one.ensure(TopicSpec("orders", 1))
+        news = asyncio.Event()
+        cut_off = await one.claim("g", ["orders"], "one", news.set, "earliest")
+        assert [type(change) for change in cut_off.changes()] == [Assigned]
+        heard = asyncio.Event()
+        heir = await two.claim("g", ["orders"], "two", heard.set, "earliest")
+        await asyncio.sleep(1.0)
+        cut_off.changes()
+        log.down = True
+        began = nexus_clock.monotonic()
+        news.clear()
+        while not any(isinstance(change, Lost) for change in cut_off.changes()):
+            await news.wait()
+            news.clear()
+        lost_after = nexus_clock.monotonic() - began
+        heard.clear()
+        while not any(isinstance(change, Assigned) for change in heir.changes()):
+            await heard.wait()
+            heard.clear()
+        taken_after = nexus_clock.monotonic() - began
+        assert lost_after < taken_after <= coordination.LEASE_S + 1.0
+        assert await cut_off.settle([Settlement("orders", 0, Cursor(9, 9))]) == ["fenced"]
+        log.down = False
+        await asyncio.sleep(2.0)  # it is a member again, under a new id
+        assert {person.name for person in two._groups["g"].replica.fold.members.values()} == {"one", "two"}
+
+
+async def test_while_the_broker_is_away_a_settle_is_to_be_tried_again(nexus_clock: VirtualClock, name: str) -> None:
+    async with store(name, nexus_clock) as (log, one):
+        await one.ensure(TopicSpec("orders", 1))
+        member = await one.claim("g", ["orders"], "one", lambda: None, "earliest")
+        log.down = True
+        assert await member.settle([Settlement("orders", 0, Cursor(1, 1))]) == ["retry"]
+        log.down = False
+        assert await member.settle([Settlement("orders", 0, Cursor(1, 2))]) == ["ok"]
+
+
+async def looks_of(log: Breakable, look_s: float) -> list[float]:
+    """Have each look at the catalogue take so long; return a list that grows with each."""
+    looks: list[float] = []
+    plain = log.read
+
+    async def read(wants: Any, max_bytes: int, *, fresh: bool) -> Any:
+        if wants[0].topic == coordination.CATALOGUE:
+            looks.append(asyncio.get_running_loop().time())
+            await asyncio.sleep(look_s)
+        return await plain(wants, max_bytes, fresh=fresh)
+
+    log.read = read  # type: ignore[method-assign]
+    return looks
+
+
+async def test_who_appends_on_and_on_never_waits_for_the_catalogue(nexus_clock: VirtualClock, name: str) -> None:
+    async with store(name, nexus_clock) as (log, one):
+        await one.ensure(TopicSpec("orders", 1))
+        looks = await looks_of(log, look_s=0.1)
+        for number in range(100):
+            await asyncio.sleep(0.05)
+            began = nexus_clock.monotonic()
+            await one.append("orders", [(0, event(str(number)))])
+            assert nexus_clock.monotonic() == began
+        assert 5.0 / coordination.FRESH_S <= len(looks) <= 2 * 5.0 / coordination.FRESH_S
+
+
+async def test_those_who_wait_for_the_catalogue_wait_together_and_keep_their_order(
+    nexus_clock: VirtualClock, name: str
+) -> None:
+    async with store(name, nexus_clock) as (log, one):
+        await one.ensure(TopicSpec("orders", 1))
+        looks = await looks_of(log, look_s=0.1)
+        await asyncio.sleep(2 * coordination.FRESH_S)
+        places: list[int] = []
+
+        async def append(number: int) -> None:
+            (place,) = await one.append("orders", [(0, event(str(number)))])
+            assert isinstance(place, Appended)
+            assert place.position is not None
+            places.append(place.position)
+            if number < 100:  # comes again while others, who waited, have not gone on yet
+                await append(number + 100)
+
+        await asyncio.gather(*(append(number) for number in range(100)))
+        assert len(looks) == 1
+        (part,) = await one.read([Want("orders", 0, 0, 1_000)], 1 << 20)
+        assert [int(stored.event.id) for stored in part.events] == list(range(200))
+
+
+async def test_appends_that_took_long_look_behind_seals_together(nexus_clock: VirtualClock, name: str) -> None:
+    async with store(name, nexus_clock) as (log, one):
+        await one.ensure(TopicSpec("orders", 1))
+        plain = log.append
+
+        async def slow(topic: str, batch: Any, *, dedup: bool) -> list[Appended]:
+            await asyncio.sleep(2 * coordination.FRESH_S)
+            return await plain(topic, batch, dedup=dedup)
+
+        log.append = slow  # type: ignore[method-assign]
+        looks = await looks_of(log, look_s=0.1)
+        began = nexus_clock.monotonic()
+        await asyncio.gather(*(one.append("orders", [(0, event(str(number)))]) for number in range(100)))
+        assert len(looks) <= 2
+        assert nexus_clock.monotonic() - began < 2 * coordination.FRESH_S + 0.3
+
+
+async def test_a_look_that_fails_is_told_to_who_waits_for_it_and_tried_again(
+    nexus_clock: VirtualClock, name: str
+) -> None:
+    async with store(name, nexus_clock) as (log, one):
+        await one.ensure(TopicSpec("orders", 1))
+        await asyncio.sleep(2 * coordination.FRESH_S)
+        log.down = True
+        with pytest.raises(Unavailable):
+            await one.append("orders", [(0, event("1"))])
+        log.down = False
+        await one.append("orders", [(0, event("1"))])
+
+
+async def test_an_append_that_took_too_long_is_not_believed_behind_a_seal(nexus_clock: VirtualClock, name: str) -> None:
+    async with store(name, nexus_clock) as (log, one), store(name, nexus_clock) as (_, two):
+        await one.ensure(TopicSpec("orders", 1))
+        await one.append("orders", [(0, event("0"))])
+        go = asyncio.Event()
+        plain = BackedLog.append
+
+        async def slow(topic: str, batch: Any, *, dedup: bool) -> list[Appended]:
+            await go.wait()
+            return await plain(log, topic, batch, dedup=dedup)
+
+        log.append = slow  # type: ignore[method-assign]
+        late = asyncio.create_task(one.append("orders", [(0, event("late"))]))
+        assert await two.seal("orders", 0) == 1
+        go.set()
+        with pytest.raises(Sealed):
+            await late
+        (part,) = await two.read([Want("orders", 0, 0, 10)], 1 << 20)
+        assert ([stored.event.id for stored in part.events], part.next, part.more) == (["0"], 1, False)
+
+
+async def test_the_lag_of_a_group_of_which_nobody_heard(nexus_clock: VirtualClock, name: str) -> None:
+    async with store(name, nexus_clock) as (_, one):
+        with pytest.raises(UnknownGroup):
+            await one.lag("nobody")
+
+
+async def test_the_groups_whose_lag_was_asked_for_are_remembered_within_a_bound(
+    nexus_clock: VirtualClock, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordination, "_REPLICAS", 3)
+    async with store(name, nexus_clock) as (_, one), store(name, nexus_clock) as (_, two):
+        await one.ensure(TopicSpec("orders", 1))
+        for number in range(8):
+            await one.claim(f"g{number}", ["orders"], "m", lambda: None, "earliest")
+            assert len(await two.lag(f"g{number}")) == 1
+        assert len(two._lags) == 3
+        assert await two.groups() == [f"g{number}" for number in range(8)]
+
+
+async def test_a_record_that_is_none_is_passed_over(nexus_clock: VirtualClock, name: str) -> None:
+    async with store(name, nexus_clock) as (log, one):
+        await one.ensure(TopicSpec("orders", 1))
+        await one.claim("g", ["orders"], "m", lambda: None, "earliest")
+        await log.append("nexus.group.g", [(0, event("foreign", body=b"nonsense"))], dedup=False)
+        assert [lag.owner for lag in await one.lag("g")] == ["m"]
+
+
+async def test_a_group_whose_journal_tells_of_no_cursor_is_not_listed(nexus_clock: VirtualClock, name: str) -> None:
+    async with store(name, nexus_clock) as (log, one), store(name, nexus_clock) as (_, two):
+        await log.create(TopicSpec("nexus.group.new", 1, dedup=False))  # by a process that died before it joined
+        await one.ensure(TopicSpec("orders", 1))
+        await one.claim("billing", ["orders"], "m", lambda: None, "earliest")
+        assert await one.groups() == await two.groups() == ["billing"]
+        await one.claim("new", ["orders"], "m", lambda: None, "earliest")
+        assert await one.groups() == await two.groups() == ["billing", "new"]
+
+
+async def test_many_records_at_once_are_answered_each_for_itself(nexus_clock: VirtualClock, name: str) -> None:
+    async with store(name, nexus_clock, positions=False) as (log, _):
+        journal = Replica(
+            log, "j", roster.Roster(), roster.decode_record, roster.encode_record, roster.Snapshot, nexus_clock
+        )
+        await journal.create()
+        await journal.submit(roster.Join("a", "a", "", {"orders": [0] * 50}))
+        settles = [roster.Settle("a", n + 1, [roster.Item("orders", n % 60, 1, n, "", False)]) for n in range(60)]
+        answers = await asyncio.gather(*map(journal.submit, settles))
+        assert answers == [["ok"]] * 50 + [["fenced"]] * 10
+
+
+async def test_known_ids_are_kept_within_their_bounds(
+    nexus_clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known, "KNOWN_LIMIT", 10)
+    ids = KnownIds("orders", nexus_clock.monotonic)
+
+    def store_one(id: str) -> None:
+        ids.stored(event(id), ids.begin(event(id)), Appended(0, 0))
+
+    for number in range(25):
+        store_one(str(number))
+    assert len(ids) == 10
+    assert ids.find(event("14")) is None
+    assert ids.find(event("15")) is not None
+    await asyncio.sleep(known.KNOWN_AGE_S + 1)
+    store_one("new")
+    assert len(ids) == 1
+
+
+async def test_an_append_that_failed_is_not_known_and_who_waited_tries_for_himself(
+    nexus_clock: VirtualClock, name: str
+) -> None:
+    async with store(name, nexus_clock) as (log, one):
+        await one.ensure(TopicSpec("orders", 1))
+        go = asyncio.Event()
+        plain = BackedLog.append
+        calls = []
+
+        async def fails_once(topic: str, batch: Any, *, dedup: bool) -> list[Appended]:
+            calls.append(len(batch))
+            if len(calls) == 1:
+                await go.wait()
+                raise Unavailable("away")
+            return await plain(log, topic, batch, dedup=dedup)
+
+        log.append = fails_once  # type: ignore[method-assign]
+        first = asyncio.create_task(one.append("orders", [(0, event("1"))]))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(one.append("orders", [(0, event("1"))]))
+        await asyncio.sleep(0)
+        go.set()
+        with pytest.raises(Unavailable):
+            await first
+        (answer,) = await second
+        assert answer == Appended(0, 0)
+
+
+async def test_who_had_a_partition_and_why_it_moved_is_told_and_written_down(
+    nexus_clock: VirtualClock, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "nexus.coordination")
+    async with store(name, nexus_clock) as (_, one), store(name, nexus_clock) as (_, two):
+        await one.ensure(TopicSpec("orders", 1))
+        began = nexus_clock.now()
+        member = await one.claim("g", ["orders"], "anna", lambda: None, "earliest")
+        (lag,) = await two.lag("g")
+        assert lag.handover is not None
+        assert (lag.owner, lag.handover.why, lag.handover.before) == ("anna", "joined", None)
+        assert lag.handover.at == pytest.approx(began, abs=1)
+        assert "group g: from nobody to anna (joined): orders[0]" in caplog.messages
+        await member.leave()
+        (lag,) = await two.lag("g")
+        assert lag.handover is not None
+        assert (lag.owner, lag.handover.why, lag.handover.before) == (None, "left", "anna")
+        assert "group g: from anna to nobody (left): orders[0]" in caplog.messages
+        caplog.clear()
+        await two.claim("g", ["orders"], "bert", lambda: None, "earliest")
+        told = [message for message in caplog.messages if "from" in message]
+        assert "group g: from nobody to bert (joined): orders[0]" in told
+        assert not any("anna" in message for message in told)  # what was before is not told anew by who comes later
+
+
+async def test_a_log_that_cannot_be_examined_is_not(nexus_clock: VirtualClock, name: str) -> None:
+    async with store(name, nexus_clock) as (_, one):
+        assert await one.examine({"orders": "process"}) == []
