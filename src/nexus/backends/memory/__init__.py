@@ -19,18 +19,18 @@ for tests: they make of it what a stopped process and a crash are on other backe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Literal
-from urllib.parse import parse_qsl, urlsplit
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 from nexus.backends.memory.group import MemoryMember, Waker
+from nexus.backends.memory.settings import Settings
 from nexus.backends.memory.store import MAX_BODY_BYTES, MAX_BYTES, MAX_EVENTS, Store
 from nexus.clock import SYSTEM_CLOCK, Clock
 from nexus.errors import Closed, IdConflict, SettingsError
 from nexus.event import Event
 from nexus.spi.backend import Appended, Capabilities, PartitionLag, Slice, TopicInfo, TopicSpec, Want
 
-__all__ = ["MemoryBackend", "MemoryMember"]
+__all__ = ["MemoryBackend", "MemoryMember", "Settings"]
 
 _named: dict[str, Store] = {}
 
@@ -43,9 +43,13 @@ class MemoryBackend:
         dedup="exact", positions_on_append=True, trim=True, max_body_bytes=MAX_BODY_BYTES, max_cursor_chars=None
     )
 
-    def __init__(self, url: str = "memory://", *, clock: Clock = SYSTEM_CLOCK) -> None:
-        store_name, bounds = _parse(url)
-        self._store = _store(store_name, bounds)
+    settings_type = Settings
+
+    def __init__(
+        self, url: str = "memory://", *, clock: Clock = SYSTEM_CLOCK, options: Mapping[str, Any] | None = None
+    ) -> None:
+        settings = Settings.parse(url, options)
+        self._store = _store(settings.name, settings.bounds)
         self._clock = clock
         self._members: list[MemoryMember] = []
         self._unwatch: list[Callable[[], None]] = []
@@ -171,19 +175,3 @@ def _store(name: str, bounds: dict[str, int]) -> Store:
                 hint="give the same bounds wherever the name is used, or give them once",
             )
     return store
-
-
-def _parse(url: str) -> tuple[str, dict[str, int]]:
-    parts = urlsplit(url)
-    bounds: dict[str, int] = {}
-    for setting, text in parse_qsl(parts.query, keep_blank_values=True):
-        if setting not in ("max_events", "max_bytes"):
-            raise SettingsError(
-                f"{url!r} has the unknown setting {setting!r}", hint="it may have max_events, max_bytes"
-            )
-        if not text.isdecimal() or not int(text):
-            raise SettingsError(f"{setting} in {url!r} must be a whole number above 0, not {text!r}")
-        bounds[setting] = int(text)
-    if parts.scheme != "memory" or parts.fragment or parts.path.strip("/"):
-        raise SettingsError(f"{url!r} is not a memory URL", hint="write memory:// or memory://name")
-    return parts.netloc, bounds

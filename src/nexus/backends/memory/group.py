@@ -22,6 +22,7 @@ from nexus.spi.backend import (
     Assigned,
     Change,
     Cursor,
+    Handover,
     Lost,
     PartitionLag,
     Revoking,
@@ -29,6 +30,7 @@ from nexus.spi.backend import (
     Settlement,
     Slice,
     Want,
+    Why,
 )
 
 if TYPE_CHECKING:
@@ -78,6 +80,9 @@ class Group:
         self._owners: dict[Place, MemoryMember] = {}
         self._tokens: dict[Place, int] = {}
         self._deadlines: dict[Place, asyncio.TimerHandle] = {}
+        self._handovers: dict[Place, Handover] = {}
+        self._freed: set[Place] = set()
+        """What became free in this step, before it is shared out."""
 
     def low(self, place: Place) -> int | None:
         """Position below which the group is done, or None if it does not know the partition."""
@@ -89,20 +94,22 @@ class Group:
 
     def join(self, member: MemoryMember) -> None:
         for other in [other for other in self.members if other.name == member.name]:
-            self.drop(other, "another member joined under this name")
+            self._remove(other, "another member joined under this name", "rejoined")
         self.members.append(member)
         self._share()
 
-    def drop(self, member: MemoryMember, reason: str | None) -> None:
+    def drop(self, member: MemoryMember, reason: str | None, why: Why) -> None:
         """Take a member out of the group; tell it why unless it left by itself."""
-        if member not in self.members:
-            return
+        if member in self.members:
+            self._remove(member, reason, why)
+            self._share()
+
+    def _remove(self, member: MemoryMember, reason: str | None, why: Why) -> None:
         self.members.remove(member)
         for place in [place for place, owner in self._owners.items() if owner is member]:
-            self._free(place)
+            self._free(place, why)
             if reason is not None:
                 member.tell(Lost(*place, reason))
-        self._share()
 
     def settle(self, member: MemoryMember, settlement: Settlement) -> Settled:
         place = (settlement.topic, settlement.partition)
@@ -111,11 +118,11 @@ class Group:
         if owned and (stored is None or stored.epoch <= settlement.cursor.epoch):
             self.cursors[place] = settlement.cursor
             if settlement.release:
-                self._free(place)
+                self._free(place, "released")
                 self._share()
             return "ok"
         if owned:
-            self._free(place)
+            self._free(place, "fenced")
             member.tell(Lost(*place, "a higher epoch is stored"))
             self._share()
         else:
@@ -138,6 +145,7 @@ class Group:
             owner=owner.name if owner is not None else None,
             oldest_at=head.recorded_at if head is not None else None,
             state=cursor.state,
+            handover=self._handovers.get(place),
         )
 
     def _share(self) -> None:
@@ -145,11 +153,14 @@ class Group:
             owner = self._owners.get(place)
             if owner is None:
                 self._owners[place] = member
+                if place not in self._freed:
+                    self._handovers[place] = Handover(self.store.now(), "joined", None)
                 self._tokens[place] = token = self._tokens.get(place, 0) + 1
                 member.tell(Assigned(*place, self.cursors.get(place), token))
             elif owner is not member and place not in self._deadlines:
                 self._deadlines[place] = self.store.loop.call_later(REVOKE_S, self._deadline_passed, place)
                 owner.tell(Revoking(*place, REVOKE_S))
+        self._freed.clear()
 
     def _wanted(self) -> dict[Place, MemoryMember]:
         """Who should own what: topics with the same members are shared out together."""
@@ -169,15 +180,17 @@ class Group:
             for place in mine
         }
 
-    def _free(self, place: Place) -> None:
-        self._owners.pop(place, None)
+    def _free(self, place: Place, why: Why) -> None:
+        owner = self._owners.pop(place)
+        self._handovers[place] = Handover(self.store.now(), why, owner.name)
+        self._freed.add(place)
         timer = self._deadlines.pop(place, None)
         if timer is not None:
             timer.cancel()
 
     def _deadline_passed(self, place: Place) -> None:
         owner = self._owners[place]
-        self._free(place)
+        self._free(place, "took over")
         owner.tell(Lost(*place, "it was not released before the deadline"))
         self._share()
 
@@ -276,12 +289,12 @@ class MemoryMember:
             self._lease_timer = self._group.store.loop.call_later(left_s, self._watch_lease)
         else:
             self._lease_timer = None
-            self._group.drop(self, "its lease ran out")
+            self._group.drop(self, "its lease ran out", "expired")
 
     def _close(self, reason: str | None) -> None:
         if not self._open:
             return
-        self._group.drop(self, reason)
+        self._group.drop(self, reason, "left" if reason is None else "expired")
         self._open = False
         self._changes.clear()
         self._waker.stop()

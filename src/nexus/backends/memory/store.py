@@ -163,6 +163,10 @@ class Store:
         group.join(member)
         return member
 
+    def now(self) -> float:
+        """Seconds since 1970."""
+        return self._clock.now()
+
     def lag(self, group_name: str) -> list[PartitionLag]:
         group = self.groups.get(group_name)
         if group is None or not group.cursors:

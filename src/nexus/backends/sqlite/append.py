@@ -125,6 +125,7 @@ class TopicWriter:
                 answers.append(Appended(partition, position))
                 seq += 1
             request.result = answers
+            request.at = at
         self.seq, self._total, self._last_at = seq, total, at
         if dedup and not self._insert_new(ids):
             return False
@@ -148,6 +149,7 @@ class TopicWriter:
 
     def _append_one_by_one(self, request: AppendRequest, at: float) -> None:
         before = self.ends.copy(), self.seq, self._total, self._last_at
+        request.at = None
         self._db.execute("SAVEPOINT one")
         try:
             request.result = [self._append_one(item, at) for item in request.items]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal
 
 import apsw
@@ -20,6 +20,7 @@ from nexus.backends.sqlite.log import load_shape
 from nexus.backends.sqlite.member import Share, SqliteMember
 from nexus.backends.sqlite.news import News
 from nexus.backends.sqlite.reader import Reader
+from nexus.backends.sqlite.recent import Recent
 from nexus.backends.sqlite.requests import AppendRequest, CallRequest, Request
 from nexus.backends.sqlite.rows import encode_event
 from nexus.backends.sqlite.settings import Settings
@@ -36,6 +37,7 @@ from nexus.spi.backend import (
     Settled,
     Settlement,
     Slice,
+    Stored,
     TopicInfo,
     TopicSpec,
     Want,
@@ -54,12 +56,15 @@ class SqliteBackend:
     """See `nexus.spi.backend.Backend`."""
 
     name = "sqlite"
+    settings_type = Settings
     capabilities = Capabilities(
         dedup="window", positions_on_append=True, trim=True, max_body_bytes=MAX_BODY_BYTES, max_cursor_chars=None
     )
 
-    def __init__(self, url_or_path: str, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        self.settings = Settings.parse(url_or_path)
+    def __init__(
+        self, url_or_path: str, *, clock: Clock = SYSTEM_CLOCK, options: Mapping[str, Any] | None = None
+    ) -> None:
+        self.settings = Settings.parse(url_or_path, options)
         self._clock = clock
         self._store: Store
         self._writer: Writer
@@ -73,6 +78,7 @@ class SqliteBackend:
         self._waiting_events = self._waiting_bytes = 0
         self._waiters: deque[tuple[asyncio.Future[None], int, int]] = deque()
         self._ends: dict[str, list[int]] = {}
+        self._recent = Recent()
         self._news_count = 0
         self._watchers: dict[str, dict[object, Callable[[], None]]] = {}
         self._members: set[SqliteMember] = set()
@@ -162,7 +168,11 @@ class SqliteBackend:
         if report.foreign:
             self._forget_ends()
         self._ends.update(report.ends)
+        for topic in report.trimmed:
+            self._recent.forget(topic)
         for request in report.requests:
+            if isinstance(request, AppendRequest) and request.error is None and request.topic in self._watchers:
+                self._recent.add(request)
             self._waiting_events -= request.events
             self._waiting_bytes -= request.size_bytes
             future = request.future
@@ -231,6 +241,7 @@ class SqliteBackend:
 
     def _forget_ends(self) -> None:
         self._ends.clear()
+        self._recent.clear()
         self._news_count += 1
 
     def _wake(self, topic: str) -> None:
@@ -307,17 +318,28 @@ class SqliteBackend:
         self._news.poll(self._on_news)
         slices: list[Slice | None] = []
         missing: list[int] = []
+        room, found_any = max_bytes, False
         for number, want in enumerate(wants):
             ends = self._ends.get(want.topic)
-            if ends is not None and 0 <= want.partition < len(ends) and want.position >= ends[want.partition]:
-                slices.append(Slice(want.topic, want.partition, (), want.position, False))
-            else:
-                slices.append(None)
-                missing.append(number)
+            if ends is not None and 0 <= want.partition < len(ends):
+                end = ends[want.partition]
+                if want.position >= end:
+                    slices.append(Slice(want.topic, want.partition, (), want.position, False))
+                    continue
+                kept = self._recent.find(want)
+                if kept:
+                    kept, size = _fit(kept, room, at_least_one=not found_any)
+                    room -= size
+                    found_any = found_any or bool(kept)
+                    following = want.position + len(kept)
+                    slices.append(Slice(want.topic, want.partition, kept, following, following < end))
+                    continue
+            slices.append(None)
+            missing.append(number)
         if missing:
             asked = [wants[number] for number in missing]
             count = self._news_count
-            found, ends_read = await self._reader.run(lambda reader: reader.read(asked, max_bytes))
+            found, ends_read = await self._reader.run(lambda reader: reader.read(asked, room, found_any))
             if count == self._news_count:
                 # Nobody else wrote since, and what this process wrote is told by its writer.
                 for name, ends in ends_read.items():
@@ -356,7 +378,7 @@ class SqliteBackend:
 
     async def trim(self, topic: str, partition: int, before: int) -> None:
         """See `nexus.spi.backend.Backend.trim`."""
-        await self._call(lambda db, report: topics.trim(self._writer, topic, partition, before), urgent=True)
+        await self._call(lambda db, report: topics.trim(self._writer, report, topic, partition, before), urgent=True)
 
     # Groups
 
@@ -442,3 +464,16 @@ class SqliteBackend:
         return await self._reader.run(
             lambda reader: groups.lag(reader.db, group, lambda name: load_shape(reader.db, reader.store, name))
         )
+
+
+def _fit(events: Sequence[Stored], room: int, *, at_least_one: bool) -> tuple[Sequence[Stored], int]:
+    """Return as many events as there is room for, and their bytes."""
+    taken = sum([stored.size for stored in events])
+    if taken <= room:
+        return events, taken
+    taken = 0
+    for count, stored in enumerate(events):
+        if taken + stored.size > room and (count or not at_least_one):
+            return events[:count], taken
+        taken += stored.size
+    return events, taken

@@ -106,23 +106,29 @@ def renew(db: apsw.Connection, process: str, until: float) -> list[int]:
     return [row[0] for row in db.execute("SELECT id FROM member WHERE process = ?", (process,))]
 
 
-def find_dead(db: apsw.Connection, process: str, known: Collection[int], is_dead: Callable[[str], bool]) -> list[int]:
-    """Return members that are gone: of other processes that ended, out of their lease, or from before a restart.
+def find_dead(
+    db: apsw.Connection, process: str, known: Collection[int], is_dead: Callable[[str], bool]
+) -> dict[int, str]:
+    """Return members that are gone, and why: of processes that ended, out of their lease, or from before a restart.
 
     Of ``process`` itself those that are not ``known``: their leases are renewed with the others', so they never end.
     """
     now = boot_time()
     checked: dict[str, bool] = {process: False}
-    dead = []
+    dead = {}
     for member, its_process, boot, until in db.execute("SELECT id, process, boot, until FROM member"):
         if its_process == process:
             if member not in known:
-                dead.append(member)
+                dead[member] = "nobody stands for it any more"
             continue
         if its_process not in checked:
             checked[its_process] = is_dead(its_process)
-        if checked[its_process] or boot != BOOT_ID or until < now:
-            dead.append(member)
+        if checked[its_process]:
+            dead[member] = "its process ended"
+        elif boot != BOOT_ID:
+            dead[member] = "the machine was started anew"
+        elif until < now:
+            dead[member] = "its lease ran out"
     return dead
 
 

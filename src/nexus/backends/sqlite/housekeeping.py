@@ -5,6 +5,7 @@ Each duty first looks without writing, so that an idle store costs a few reads.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 import apsw
@@ -17,6 +18,8 @@ from nexus.backends.sqlite.member import Share, View
 from nexus.backends.sqlite.requests import CallRequest
 from nexus.backends.sqlite.writer import Report, Writer
 from nexus.spi.backend import Change, Settled, Settlement
+
+log = logging.getLogger("nexus.sqlite")
 
 FREE_ROWS = 1_000
 _RETENTION_EVERY = 4
@@ -142,9 +145,14 @@ class Housekeeping:
 
     def bury_dead(self, db: apsw.Connection) -> None:
         """Take out members of processes that are gone, and those of this one that nobody here stands for."""
-        groups.remove_members(db, self._find_dead(db))
+        dead = self._find_dead(db)
+        for member, why in dead.items():
+            question = "SELECT grp.name, member.name FROM member JOIN grp ON grp.id = member.grp WHERE member.id = ?"
+            group, name = one(db, question, (member,))
+            log.info("group %s: %s is taken out: %s", group, name, why)
+        groups.remove_members(db, list(dead))
 
-    def _find_dead(self, db: apsw.Connection) -> list[int]:
+    def _find_dead(self, db: apsw.Connection) -> dict[int, str]:
         known = {share.id for share in self.shares} | {number for _, number in self._joining.values()}
         return groups.find_dead(db, self._process, known, self._store.presence.is_dead)
 
@@ -240,8 +248,9 @@ class Housekeeping:
             self._writer.nudge()
 
     def _forget_below(self, name: str, cut: int) -> Callable[[apsw.Connection, Report], None]:
-        def forget(db: apsw.Connection, _report: Report) -> None:
+        def forget(db: apsw.Connection, report: Report) -> None:
             topic = self._writer.topic(name)
+            report.trimmed.add(name)
             ends = topic.ends if cut >= topic.seq else ends_at(db, topic.shape, cut)
             for partition, end in enumerate(ends):
                 if end > topic.parts.first[partition]:

@@ -51,8 +51,11 @@ class Reader:
         """Read all settings of topics anew."""
         self._topics.clear()
 
-    def read(self, wants: Sequence[Want], max_bytes: int) -> tuple[list[Slice], dict[str, list[int]]]:
-        """Serve wants, inside a job; also return the ends of their topics."""
+    def read(
+        self, wants: Sequence[Want], max_bytes: int, found_before: bool
+    ) -> tuple[list[Slice], dict[str, list[int]]]:
+        """Serve wants, inside a job; also return the ends of their topics. Unless something was found before, the
+        first event is given however large."""
         slices: list[Slice | None] = [None] * len(wants)
         # One pass per topic; a partition that is wished for twice takes a second pass.
         rounds: list[dict[tuple[str, int], int]] = []
@@ -70,7 +73,9 @@ class Reader:
             for (topic, _), number in taken.items():
                 by_topic.setdefault(topic, []).append(number)
             for topic, numbers in by_topic.items():
-                found, size = self.topic(topic).read([wants[n] for n in numbers], room, room < max_bytes)
+                found, size = self.topic(topic).read(
+                    [wants[n] for n in numbers], room, found_before or room < max_bytes
+                )
                 room -= size
                 for number, slice_ in zip(numbers, found, strict=True):
                     slices[number] = slice_

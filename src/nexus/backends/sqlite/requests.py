@@ -40,7 +40,7 @@ class Request:
 class AppendRequest(Request):
     """Events for one topic, all or none (but for those that are there already)."""
 
-    __slots__ = ("items", "topic")
+    __slots__ = ("at", "items", "topic")
 
     def __init__(self, future: asyncio.Future[Any], topic: str, items: Sequence[Item], size_bytes: int) -> None:
         # All of it here, without a call of `super`: one is made for every event.
@@ -51,6 +51,8 @@ class AppendRequest(Request):
         self.error: BaseException | None = None
         self.topic = topic
         self.items = items
+        self.at: float | None = None
+        """When its events were recorded, if all of them were new."""
 
 
 class CallRequest(Request):

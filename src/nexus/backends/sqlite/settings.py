@@ -10,18 +10,17 @@ Three slashes start a path relative to the working directory, four an absolute o
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-import msgspec
-
+from nexus.core.options import BackendSettings, read_options
 from nexus.errors import SettingsError
 
 PREFIX = "sqlite:///"
 
 
-class Settings(msgspec.Struct, frozen=True):
+class Settings(BackendSettings, frozen=True):
     """All that can be chosen about a store."""
 
     path: str
@@ -60,24 +59,12 @@ class Settings(msgspec.Struct, frozen=True):
             raise SettingsError(f"dedup_ids={self.dedup_ids:,} is not between 1 and 10,000,000")
 
     @classmethod
-    def parse(cls, url_or_path: str) -> Settings:
-        """Read a URL or a plain path. Raises `SettingsError` naming the option at fault."""
+    def parse(cls, url_or_path: str, options: Mapping[str, Any] | None = None) -> Settings:
+        """Read a URL or a path, and options from elsewhere, which its own win over. Raises `SettingsError`."""
         if "://" not in url_or_path:
-            return cls(url_or_path)
+            return read_options(cls, {"path": url_or_path}, (), "a SQLite store", options)
         if not url_or_path.startswith(PREFIX):
             raise SettingsError(f"not the URL of a SQLite store: {url_or_path}", hint=f"it starts with {PREFIX}")
         path, _, query = url_or_path[len(PREFIX) :].partition("?")
-        options: dict[str, Any] = {"path": unquote(path)}
-        known = [name for name in cls.__struct_fields__ if name != "path"]
-        for name, value in parse_qsl(query, keep_blank_values=True):
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                raise SettingsError(
-                    f"unknown option {name!r} of a SQLite store",
-                    hint=f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}",
-                )
-            options[name] = value
-        try:
-            return msgspec.convert(options, cls, strict=False)
-        except msgspec.ValidationError as error:
-            raise SettingsError(f"option of a SQLite store: {error}") from error
+        own = parse_qsl(query, keep_blank_values=True)
+        return read_options(cls, {"path": unquote(path)}, own, "a SQLite store", options)

@@ -101,7 +101,7 @@ def seal(writer: Writer, report: Report, name: str, partition: int) -> int:
     return topic.ends[partition]
 
 
-def trim(writer: Writer, name: str, partition: int, before: int) -> None:
+def trim(writer: Writer, report: Report, name: str, partition: int, before: int) -> None:
     """Forget events below ``before``; their rows are freed later, a few at a time."""
     topic = writer.topic(name)
     if not 0 <= partition < len(topic.ends):
@@ -109,4 +109,5 @@ def trim(writer: Writer, name: str, partition: int, before: int) -> None:
     before = min(before, topic.ends[partition])
     if before > topic.parts.first[partition]:
         topic.parts.first[partition] = before
+        report.trimmed.add(name)
         save_part(writer.db, topic.shape, topic.parts, partition)

@@ -36,7 +36,7 @@ TICK_S = 0.25
 class Report:
     """What came of one transaction, for the loop."""
 
-    __slots__ = ("ends", "foreign", "groups", "posts", "requests")
+    __slots__ = ("ends", "foreign", "groups", "posts", "requests", "trimmed")
 
     def __init__(self, requests: Sequence[Request], foreign: bool) -> None:
         self.requests = requests
@@ -44,6 +44,8 @@ class Report:
         """Other processes wrote too: what the loop knows about ends may be old."""
         self.ends: dict[str, list[int]] = {}
         """Topics that grew, and their ends."""
+        self.trimmed: set[str] = set()
+        """Topics of which events are gone."""
         self.groups = False
         """Cursors or members changed."""
         self.posts: list[Callable[[], None]] = []
@@ -204,8 +206,9 @@ class Writer:
         if commit is not None:
             commit()
         self.store.committed()
-        if report.ends or report.groups:
-            numbers = {self._topics[name].shape.id for name in report.ends if name in self._topics}
+        if report.ends or report.groups or report.trimmed:
+            names = report.ends.keys() | report.trimmed
+            numbers = {self._topics[name].shape.id for name in names if name in self._topics}
             self._tell(numbers | {0} if report.groups else numbers)
         self.post(report)
         return True
