@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nexus.event import Event
     from nexus.runtime.binding import Context
     from nexus.runtime.publisher import Receipt
+    from nexus.runtime.replays import Selection
     from nexus.runtime.subscription import Publish
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "Receipt",
     "Retry",
     "RetryIn",
+    "Selection",
     "SettingsError",
     "UnknownOutcome",
 ]
@@ -69,6 +71,7 @@ _HOMES = {
     "Receipt": "nexus.runtime.publisher",
     "Retry": "nexus.core.retry",
     "RetryIn": "nexus.core.outcome",
+    "Selection": "nexus.runtime.replays",
     "SettingsError": "nexus.errors",
     "UnknownOutcome": "nexus.errors",
 }

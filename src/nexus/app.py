@@ -11,41 +11,50 @@ import re
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+
+import msgspec
 
 from nexus import config
 from nexus.clock import SYSTEM_CLOCK, Clock, SteadyClock
+from nexus.core.control import Create, Replay
 from nexus.core.envelope import check_json, encode_payload, validate, validate_given
 from nexus.core.filter import compile_filter
 from nexus.core.ids import Uuid7
 from nexus.core.pattern import validate_pattern
 from nexus.core.plan import check_durability
 from nexus.core.policy import OnDead, Policy
+from nexus.core.probation import Turn
 from nexus.core.retry import Retry
 from nexus.errors import Closed, HandlerError, InvalidEvent, NexusError, SettingsError
 from nexus.event import JSON, Event, is_json
 from nexus.plugins import make_backend
 from nexus.runtime.binding import Binding, RunIn
+from nexus.runtime.bounds import Bounds
 from nexus.runtime.consumer import Consumer
+from nexus.runtime.control import ControlTopic
 from nexus.runtime.deadletters import DeadLetters
+from nexus.runtime.managed import Managed
 from nexus.runtime.publisher import Publisher, Receipt
+from nexus.runtime.registering import LostCursor, Start, check_wishes, checked_group, make_group
 from nexus.runtime.subscription import Group, Subscription, check_unique
 from nexus.runtime.tail import Tail
 from nexus.runtime.worker import current_event
 from nexus.spi.backend import Backend, TopicSpec
 
+if TYPE_CHECKING:  # what most programs do not use is loaded when it is
+    from nexus.runtime.delays import DelayJournal, DelayOwner
+    from nexus.runtime.replays import Replays
+    from nexus.runtime.requests import Requests
+    from nexus.runtime.schedules import Schedules
+    from nexus.runtime.subscriptions import Subscriptions
+
 log = logging.getLogger("nexus")
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
-LostCursor = Literal["stop", "checkpoint", "earliest"]
-Start = Literal["latest", "earliest"]
-
 DEFAULT_TOPIC = "events"
 _SAME_SIGNAL_S = 0.3
 """Signals this close are one wish: a shell and its tools may send it to the process and to its group."""
-_GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
-"""No dot: `runtime.journal.parking_topic` joins topic and group with one, and must be read back."""
 
 
 class Nexus:
@@ -79,13 +88,24 @@ class Nexus:
         self.loaded = config.load(arguments, file=file)
         self.settings = self.loaded.settings
         self.clock = clock
-        self.backend = backend or make_backend(self.settings.backend, clock)
+        self.backend = backend or make_backend(
+            self.settings.backend, clock, self.loaded.backends.options(self.settings.backend)
+        )
         self.groups: dict[str, Group] = {}
         self._uuid7 = Uuid7(random.getrandbits)
         self._unix_ms = -1
         self._time = datetime.now(UTC)
         self._member = f"{os.getpid()}-{random.getrandbits(32):08x}"
         self._consumers: dict[str, Consumer] = {}
+        self._probation = Turn()
+        self.control = ControlTopic(self.backend, clock, self.new_id, self.settings.source)
+        self._handlers: dict[str, Group] = {}
+        self._delay_owner: DelayOwner | None = None
+        self._requests: Requests | None = None
+        self._schedules: Schedules | None = None
+        self._managed = Managed(
+            self.control, self.backend, self.groups, self._created, self._consume, self._forget, self._own_delays
+        )
         self._publisher: Publisher | None = None
         self._dead_letters: DeadLetters | None = None
         self._state: Literal["new", "open", "closing", "closed"] = "new"
@@ -108,16 +128,19 @@ class Nexus:
         start: Start = "latest",
         hold_s: float = 5.0,
         lost_cursor: LostCursor = "stop",
+        lifecycle: bool = False,
     ) -> Callable[[Handler], Handler]:
         """Register the decorated function for events whose type matches one of the patterns.
 
         ``group``: members of one group share the events; each group gets all of them. Default: the function's name.
         ``where``: a filter on attributes and payload. ``retry``: how often and how long apart. ``timeout_s``: time
         limit of one attempt. ``key``: field of returned payloads that becomes their key. ``run_in``: ``"process"``
-        for CPU-bound work. What follows belongs to the whole group: ``on_dead``: after a dead letter its key waits
-        (``block_key``), goes on (``skip``), or the partition stops (``stop``). ``ordered=False`` gives up key order.
-        ``workers``: handlers at once. ``start``: where a new group begins. ``hold_s``: longest delay for which a key
-        waits in memory rather than in the parking topic. ``lost_cursor``: what to do when the group's cursor is gone.
+        for CPU-bound work. ``lifecycle``: for types that end in ``requested``: ``started`` is published before the
+        call, then the result as ``success``, or ``failed`` when the event is given up. What follows belongs to the
+        whole group: ``on_dead``: after a dead letter its key waits (``block_key``), goes on (``skip``), or the
+        partition stops (``stop``). ``ordered=False`` gives up key order. ``workers``: handlers at once. ``start``:
+        where a new group begins. ``hold_s``: longest delay for which a key waits in memory rather than in the parking
+        topic. ``lost_cursor``: what to do when the group's cursor is gone.
 
         Raises `HandlerError`, `FilterError`.
         """
@@ -127,38 +150,68 @@ class Nexus:
             raise HandlerError("no event type was given", hint='name one: @bus.on("order.placed")')
         if self._state != "new":
             raise HandlerError("the bus is running; handlers are registered before it starts")
-        _check_number("timeout_s", timeout_s, 0.001, 1e9, optional=True)
-        _check_number("hold_s", hold_s, 0, 1e9)
-        _check_number("batch_size", batch_size, 1, 10_000)
-        _check_number("workers", workers, 1, 1_024, optional=True)
-        _check_word("run_in", run_in, RunIn)
-        _check_word("on_dead", on_dead, OnDead)
-        _check_word("start", start, Start)
-        _check_word("lost_cursor", lost_cursor, LostCursor)
-        if retry is not None and not isinstance(retry, Retry):
-            raise HandlerError(f"retry is {retry!r}", hint=f"write retry=Retry({retry!r})")
+        check_wishes(
+            retry=retry, timeout_s=timeout_s, batch_size=batch_size, run_in=run_in, on_dead=on_dead, workers=workers,
+            start=start, hold_s=hold_s, lost_cursor=lost_cursor,
+        )  # fmt: skip
 
         def register(handler: Handler) -> Handler:
-            binding = Binding(handler, run_in)
-            name = _checked_group(group or re.sub(r"[^A-Za-z0-9_-]+", "-", handler.__qualname__).strip("-"))
-            count = workers or self.settings.workers
-            policy = Policy(on_dead=on_dead, ordered=ordered, hold_s=hold_s)
+            name = group or re.sub(r"[^A-Za-z0-9_-]+", "-", handler.__qualname__).strip("-")
+            own = make_group(
+                name, handler, patterns, where, retry=retry, timeout_s=timeout_s, batch_size=batch_size, key=key,
+                run_in=run_in, on_dead=on_dead, ordered=ordered, workers=workers or self.settings.workers, start=start,
+                hold_s=hold_s, lost_cursor=lost_cursor, lifecycle=lifecycle,
+            )  # fmt: skip
             known = self.groups.get(name)
             if known is None:
-                known = self.groups[name] = Group(name, policy, count, start, lost_cursor)
-            elif (known.policy, known.start, known.lost_cursor) != (policy, start, lost_cursor):
+                self.groups[name] = own
+                return handler
+            if (known.policy, known.start, known.lost_cursor) != (own.policy, start, lost_cursor):
                 raise HandlerError(
                     f"group {name} is registered twice with different on_dead, ordered, hold_s, start or lost_cursor",
                     hint="these belong to the whole group; say the same at each handler",
                 )
-            known.workers = max(known.workers, count) if workers else known.workers
-            where_filter = compile_filter(where) if where else None
-            plain = binding.run_in == "loop" and timeout_s is None
-            subscription = Subscription(
-                patterns, binding, where_filter, retry or Retry(), timeout_s, batch_size, key, plain
-            )
-            check_unique(known.subscriptions, subscription)
-            known.add(subscription)
+            known.workers = max(known.workers, own.workers) if workers else known.workers
+            check_unique(known.subscriptions, own.subscriptions[0])
+            known.add(own.subscriptions[0])
+            return handler
+
+        return register
+
+    def handler(
+        self,
+        name: str | None = None,
+        *,
+        retry: Retry | None = None,
+        timeout_s: float | None = None,
+        batch_size: int = 100,
+        key: str | None = None,
+        run_in: RunIn = "auto",
+        on_dead: OnDead = "block_key",
+        ordered: bool = True,
+        workers: int | None = None,
+        hold_s: float = 5.0,
+        lost_cursor: LostCursor = "stop",
+    ) -> Callable[[Handler], Handler]:
+        """Register the decorated function for groups that are created while programs run (`Subscriptions.create`).
+
+        ``name``: by which those name it; default: the function's. The rest is as for `on`. Raises `HandlerError`.
+        """
+
+        check_wishes(
+            retry=retry, timeout_s=timeout_s, batch_size=batch_size, run_in=run_in, on_dead=on_dead, workers=workers,
+            start="latest", hold_s=hold_s, lost_cursor=lost_cursor,
+        )  # fmt: skip
+
+        def register(handler: Handler) -> Handler:
+            own = name or handler.__name__
+            if own in self._handlers:
+                raise HandlerError(f"two handlers are named {own!r}", hint="give one of them another name")
+            self._handlers[own] = make_group(
+                own, handler, (), None, retry=retry, timeout_s=timeout_s, batch_size=batch_size, key=key,
+                run_in=run_in, on_dead=on_dead, ordered=ordered, workers=workers or self.settings.workers,
+                start="latest", hold_s=hold_s, lost_cursor=lost_cursor,
+            )  # fmt: skip
             return handler
 
         return register
@@ -177,6 +230,7 @@ class Nexus:
             for subscription in theirs.subscriptions:
                 check_unique(ours.subscriptions, subscription)
                 ours.add(subscription)
+        self._handlers |= other._handlers
 
     # ---- life -----------------------------------------------------------------------------------------------------
 
@@ -193,13 +247,16 @@ class Nexus:
             publisher = self._publisher = self._make_publisher()
             await publisher.open()
             for durability in publisher.durabilities.values():
-                check_durability(self.settings.durability, durability)
+                check_durability(self.settings.durability, durability, self.backend.capabilities.more_durable)
             if consume:
                 # Together: the first of them to run must not have the loop for itself while the others are starting.
                 started = await asyncio.gather(*map(self._consume, self.groups.values()), return_exceptions=True)
                 for failure in started:
                     if isinstance(failure, BaseException):
                         raise failure
+                if self.groups or self._handlers:
+                    await self.control.follow()
+                    self._managed.start()
         except BaseException:
             await self.close()
             raise
@@ -225,7 +282,7 @@ class Nexus:
             timeout_s=publish.timeout_s,
         )
 
-    async def _consume(self, group: Group) -> Consumer:
+    async def _consume(self, group: Group, replay: Replay | None = None) -> Consumer:
         consumer = Consumer(
             group,
             self.backend,
@@ -234,19 +291,37 @@ class Nexus:
             self.new_id,
             self.settings.source,
             f"{self._member}-{group.name}",
+            self._probation,
+            self.control,
             prefetch_events=self.settings.prefetch_events,
             prefetch_bytes=self.settings.prefetch_bytes,
             settle_interval_s=self.settings.settle_interval_s,
             drain_s=self.settings.drain_s,
+            bounds=None if replay is None else Bounds(replay, self.clock.now()),
         )
         self._consumers[group.name] = consumer
         try:
+            await self.control.follow()
             await consumer.start()
         except BaseException:
-            del self._consumers[group.name]
+            self._forget(group.name)
             await consumer.kill()
             raise
         return consumer
+
+    def _forget(self, group: str) -> None:
+        self._consumers.pop(group, None)
+
+    def _created(self, wish: Create) -> Group | None:
+        """Make the group that the control topic asks for, if its handler was registered here."""
+        template = self._handlers.get(wish.handler)
+        if template is None:
+            return None
+        (handler,) = template.subscriptions
+        group = Group(wish.group, template.policy, template.workers, wish.start, template.lost_cursor)
+        where = compile_filter(wish.where) if wish.where is not None else None
+        group.add(msgspec.structs.replace(handler, patterns=wish.patterns, where=where))
+        return group
 
     async def close(self) -> None:
         """Drain and close: start nothing new, wait for running handlers, settle, leave. Idempotent.
@@ -257,10 +332,14 @@ class Nexus:
         if self._state != "open":
             return
         self._state = "closing"
+        await self._managed.close()
+        if self._delay_owner is not None:
+            await self._delay_owner.close()
         try:
             ended = await asyncio.gather(*(c.close() for c in self._consumers.values()), return_exceptions=True)
         finally:
             self._state = "closed"
+            await self.control.close()
             if self._publisher is not None:
                 await self._publisher.close()
             await self.backend.close()
@@ -271,8 +350,12 @@ class Nexus:
     async def kill(self) -> None:
         """Stop as a crash would: nothing is drained, settled or given back. For tests of what survives."""
         self._state = "closed"
+        await self._managed.close()
+        if self._delay_owner is not None:
+            await self._delay_owner.kill()
         for consumer in self._consumers.values():
             await consumer.kill()
+        await self.control.close()
         await self.backend.close()
 
     async def __aenter__(self) -> Self:
@@ -454,7 +537,7 @@ class Nexus:
 
         for pattern in patterns:
             validate_pattern(pattern)
-        own = Group(_checked_group(group), Policy(), 1, start, "stop")
+        own = Group(checked_group(group), Policy(), 1, start, "stop")
         own.add(
             Subscription(patterns, Binding(hand_over), compile_filter(where) if where else None, Retry(), None, 1, None)
         )
@@ -491,8 +574,105 @@ class Nexus:
     def dead_letters(self) -> DeadLetters:
         """What failed for good, to be looked at, edited, requeued or discarded."""
         if self._dead_letters is None:
-            self._dead_letters = DeadLetters(self.backend, self.clock, self.new_id, self.settings.source)
+            self._dead_letters = DeadLetters(
+                self.backend, self.clock, self.new_id, self.settings.source, self.settings.schemas
+            )
         return self._dead_letters
+
+    @property
+    def subscriptions(self) -> Subscriptions:
+        """The groups of the store, to be paused, sent elsewhere, filtered otherwise, created and removed."""
+        from nexus.runtime.subscriptions import Subscriptions
+
+        return Subscriptions(self.backend, self.control)
+
+    def _delay_journal(self) -> DelayJournal:
+        from nexus.runtime.delays import DelayJournal
+
+        return DelayJournal(self.backend, self.clock, self.new_id, self.settings.source)
+
+    async def _own_delays(self) -> None:
+        """Take a share of the delayed events of the store. Idempotent."""
+        if self._delay_owner is None:
+            from nexus.runtime.delays import DelayOwner
+
+            self._delay_owner = DelayOwner(
+                self.backend, self.control, self._delay_journal(), self.clock, f"{self._member}-delays", self._place_of
+            )
+        await self._delay_owner.start()
+
+    def _place_of(self, event: Event[Any]) -> tuple[str, int]:
+        spec = self.publisher.topic_of(event.type)
+        return spec.name, self.publisher.partition(event, spec.partitions)
+
+    async def publish_later(
+        self,
+        type: str | Event[Any],
+        data: Any = None,
+        *,
+        at: datetime | float,
+        key: str | None = None,
+        **attributes: Any,
+    ) -> str:
+        """Have an event published at a time, and not before; return its id. Durable when this returns.
+
+        ``at`` is a time with a zone, or seconds since 1970. The rest is as for `publish`. What is published later is
+        published once. Some process of the store must consume by then. Raises `InvalidEvent`, `Overloaded`,
+        `BackendError`.
+        """
+        event = type if isinstance(type, Event) else self.event(type, data, key=key, **attributes)
+        if isinstance(at, datetime) and at.tzinfo is None:
+            raise InvalidEvent("the time has no zone", hint="datetime.now(UTC) + timedelta(minutes=5)")
+        return await self.schedules.later(event, at.timestamp() if isinstance(at, datetime) else at)
+
+    async def request(
+        self,
+        type: str | Event[Any],
+        data: Any = None,
+        *,
+        replies: Sequence[str] = (),
+        timeout_s: float = 30.0,
+        key: str | None = None,
+        **attributes: Any,
+    ) -> Event[Any]:
+        """Publish an event and return the first that was published because of it: what its handler returned.
+
+        ``replies``: patterns of the reply's type; default: ``success`` and ``failed`` of a type that ends in
+        ``requested``, any of another. The rest is as for `publish`. Raises `NoReply` after ``timeout_s``: the request
+        stands, and may still be handled. Raises what `publish` raises.
+        """
+        event = type if isinstance(type, Event) else self.event(type, data, key=key, **attributes)
+        if self._requests is None:
+            from nexus.runtime.requests import Requests
+
+            self._requests = Requests(self.backend, lambda: sorted(self.publisher.specs))
+        return await self._requests.ask(event, self.publish, replies, timeout_s)
+
+    @property
+    def schedules(self) -> Schedules:
+        """What is published later, and again and again."""
+        if self._schedules is None:
+            from nexus.runtime.schedules import Schedules
+
+            self._schedules = Schedules(
+                self.backend, self.control, self._delay_journal(), self.clock, self._place_of, self.publish,
+                self.publisher.max_body_bytes,
+            )  # fmt: skip
+        return self._schedules
+
+    @property
+    def replays(self) -> Replays:
+        """What was stored, replayed into a group or a function."""
+        from nexus.runtime.replays import Replays
+
+        return Replays(
+            self.backend,
+            self.control,
+            self.new_id,
+            lambda pattern: self.publisher.topics_of(pattern),
+            self._consume,
+            self._forget,
+        )
 
     def consumer(self, group: str) -> Consumer:
         """The running consumer of a group: its `stats`, what it owns, and why a partition stands still."""
@@ -500,27 +680,6 @@ class Nexus:
             return self._consumers[group]
         except KeyError:
             raise NexusError(f"group {group} is not consumed by this bus") from None
-
-
-def _check_number(name: str, value: object, least: float, most: float, *, optional: bool = False) -> None:
-    if optional and value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise HandlerError(f"{name} is {value!r}; it must be a number from {least:g} to {most:g}")
-
-
-def _check_word(name: str, value: object, words: Any) -> None:
-    allowed = get_args(words)
-    if value not in allowed:
-        near = get_close_matches(str(value), allowed, 1)
-        hint = f"did you mean {near[0]!r}?" if near else None
-        raise HandlerError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}", hint=hint)
-
-
-def _checked_group(name: str) -> str:
-    if not _GROUP_NAME.fullmatch(name):
-        raise HandlerError(f"group name {name!r} is not allowed", hint="letters, digits, '_' and '-', at most 100")
-    return name
 
 
 def _not_open() -> Closed:

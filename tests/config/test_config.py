@@ -139,6 +139,7 @@ def test_every_setting_can_be_given_in_the_environment(read: Load) -> None:
         "prefetch_bytes": "10 kB",
         "drain": "0s",
         "settle_interval": "0.5s",
+        "schemas": "order.*=order.json, invoice.**=/s/i.json",
         "topics.*.patterns": "order.**, invoice.*",
         "topics.*.partitions": "64",
         "topics.*.retention_age": "2w",
@@ -252,7 +253,7 @@ def test_a_backend_is_never_shown(read: Load) -> None:
         ("zzz = 3", "nexus.toml:1: unknown setting 'zzz'", "known here: backend, "),
         ("[publish]\n\ntimeuot = '1s'", "nexus.toml:3: unknown setting 'publish.timeuot'", "'publish.timeout'"),
         ("[topics.orders]\npartition = 1", "nexus.toml:2: unknown setting 'topics.orders.partition'", "partitions'?"),
-        ("[publsh]\nx = 1", "nexus.toml:1: unknown setting 'publsh'", "did you mean 'publish'?"),
+        ("[publsh]\nx = 1", "nexus.toml:2: unknown setting 'publsh'", "did you mean 'publish'?"),
         ("publish = 3", "nexus.toml:1: publish must be a table", None),
         ("topics = 3", "nexus.toml:1: topics must be a table", None),
         ("[topics]\norders = 3", "nexus.toml:2: topics.orders must be a table", None),
@@ -327,6 +328,9 @@ def test_049_workers_in_the_environment_are_refused_alike(read: Load, value: str
         "publish.queue_bytes = '2PiB'",
         "publish.queue_bytes = -1",
         "publish.queue_bytes = 1e9",
+        "schemas = ['order.json']",
+        "schemas = {'order.*' = 1}",
+        "schemas = {order = {placed = 'order.json'}}",
         "topics.t.patterns = 'order.*'",
         "topics.t.patterns = [1]",
         "topics.t.durability_class = true",
@@ -336,6 +340,17 @@ def test_049_workers_in_the_environment_are_refused_alike(read: Load, value: str
 def test_a_value_that_does_not_fit_is_refused_by_name(read: Load, toml: str) -> None:
     error = refusal(read, toml)
     assert error.message.startswith(f"nexus.toml:1: {toml.split(' ')[0]} must be ")
+
+
+def test_schemas_are_files_beside_their_settings_by_pattern(read: Load, tmp_path: Path) -> None:
+    toml = '[schemas]\n"order.*" = "schemas/order.json"\n"a.b" = "/s/a.json"'
+    assert read(toml).settings.schemas == {"order.*": "schemas/order.json", "a.b": "/s/a.json"}
+    (tmp_path / "other.toml").write_text(toml)
+    settings = load(file=tmp_path / "other.toml", environment={}).settings
+    assert settings.schemas["order.*"] == str(tmp_path / "schemas" / "order.json")
+    environment = {"NEXUS_SCHEMAS": "order.*=order.json, invoice.**=/s/i.json"}
+    assert read(environment=environment).settings.schemas == {"order.*": "order.json", "invoice.**": "/s/i.json"}
+    assert "pattern 'order.>' has '>'" in refusal(read, "[schemas]\n'order.>' = 'x.json'").message
 
 
 def test_a_bad_pattern_says_why(read: Load) -> None:
@@ -488,3 +503,20 @@ def test_every_setting_says_what_it_means() -> None:
 @pytest.mark.parametrize("module", [nexus.config, nexus.core.plan])
 def test_the_examples_in_the_modules_run(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctest.testmod(module).failed == 0
+
+
+@pytest.mark.parametrize("searchable", [False, True])
+def test_a_folder_of_somebody_elses_has_no_settings_and_an_unreadable_file_is_told(
+    searchable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr(os, "access", lambda path, mode: searchable)
+    read = nexus.config.sources.from_file
+    if searchable:
+        with pytest.raises(nexus.config.SettingsError, match="cannot be read: Permission denied"):
+            read(str(tmp_path / "config.toml"), "config.toml")
+    else:
+        assert read(str(tmp_path / "config.toml"), "config.toml") == {}

@@ -10,13 +10,14 @@ import pytest
 
 from nexus.core import cursor as cursor_codec
 from nexus.core.cursor import State
+from nexus.core.cuts import CUTS_LIMIT
 from nexus.core.lanes import Delivery, Lane
 from nexus.core.outcome import ACK, CANCELLED, DeadLetter, Park, RetryIn
 from nexus.core.owner import Owner
-from nexus.core.parking import Carry, Claim, Discard, Done, Entry, Failed, Fold, Record, Requeue, Start, Unstart
+from nexus.core.parking import Carry, Claim, Discard, Done, Entry, Failed, Record, Requeue, Reset, Start, Unstart
 from nexus.core.policy import Policy
 from nexus.core.probation import Turn
-from nexus.core.takeover import take_over
+from nexus.core.takeover import after_reset, begin_fold, take_over
 from nexus.event import Event
 from nexus.spi.backend import Cursor, Stored
 
@@ -34,7 +35,7 @@ class Shell:
                  **policy: Any) -> None:  # fmt: skip
         self.topic: list[Record] = []
         cursor, state = take_over(stored or Cursor(0, 0), 0, max((getattr(r, "epoch", 0) for r in history), default=0))
-        fold = Fold(state.place, state.place_epoch, state.base)
+        fold = begin_fold(state)
         for record in [*history, Claim(cursor.epoch, "me")]:
             fold.apply(len(self.topic), record)
             self.topic.append(record)
@@ -190,6 +191,21 @@ def test_a_failure_in_a_started_list_takes_the_rest_back() -> None:
     assert shell.owner.wake_at == 6.0
     known = shell.owner.fold.keys[KEY]
     assert [known.touched[p].attempts for p in (0, 1, 2)] == [2, 0, 0]
+
+
+def test_after_a_failure_lists_begin_small_and_grow_while_all_goes_well() -> None:
+    shell = Shell(start_limit=4)
+    shell.offer(*range(12))
+    shell.run(Park(0.0))
+    shell.write()
+    assert len([r for r in shell.write() if isinstance(r, Start)]) == 4
+    shell.run(RetryIn(0.0, "e"))
+    sizes = []
+    while shell.owner.fold.unfinished:
+        sizes.append(len([r for r in shell.write() if isinstance(r, Start)]))
+        for _ in range(sizes[-1]):
+            shell.run(ACK)
+    assert [size for size in sizes if size] == [1, 2, 4, 4, 1]
 
 
 def test_starts_stop_at_an_entry_that_is_not_due() -> None:
@@ -434,13 +450,92 @@ def test_probation_runs_one_at_a_time_and_ends_with_progress() -> None:
     assert shell.owner.ledger.attempts == {0: 1}, "nobody else's attempt is counted"
     assert not shell.owner.ack(first)
     shell.owner.end(first, ACK, 0.0)
-    assert len(shell.ready) == 2
-    second = shell.begin()
-    assert second is not None
-    assert shell.begin() is None
+    assert not shell.ready, "the others wait until the end is durable too"
     shell.settle()
-    assert not shell.owner.on_probation
-    assert len(shell.ready) == 1, "the one that waited for its turn goes on"
+    assert not shell.owner.on_probation, "that was progress"
+    assert len(shell.ready) == 2, "those that waited for their turn go on"
+
+
+def test_on_probation_an_end_that_could_not_be_stored_keeps_the_turn() -> None:
+    unclean = Cursor(3, 0, cursor_codec.encode(0, State(clean=False, unclean=1)) or "")
+    turn = Turn()
+    one, two = Shell(stored=unclean, turn=turn), Shell(stored=unclean, turn=turn)
+    one.offer(0, key="a")
+    one.offer(1, key="b")
+    two.offer(0)
+    one.ready.reverse()
+    one.run(ACK)  # position 1: the watermark stands still
+    assert two.begin() is None
+    assert one.owner.cursor() is not None
+    one.owner.not_settled()
+    assert not two.ready
+    one.settle()
+    assert one.owner.on_probation
+    assert two.ready
+
+
+def test_an_owner_that_is_gone_does_not_give_back_the_turn_of_another() -> None:
+    unclean = Cursor(3, 0, cursor_codec.encode(0, State(clean=False, unclean=1)) or "")
+    turn = Turn()
+    one, two = Shell(stored=unclean, turn=turn), Shell(stored=unclean, turn=turn)
+    one.offer(0)
+    two.offer(0)
+    one.run(ACK)
+    cursor = one.owner.cursor()
+    assert cursor is not None
+    one.owner.abandon("lost", 0.0)
+    assert two.begin() is not None
+    one.owner.settled(cursor, 0.0)
+    assert turn.holder == (two.owner, KEY)
+
+
+def test_on_probation_a_key_goes_on_with_its_next_event_and_keeps_the_turn() -> None:
+    unclean = Cursor(3, 0, cursor_codec.encode(0, State(clean=False, unclean=1)) or "")
+    turn = Turn()
+    one, two = Shell(stored=unclean, turn=turn), Shell(stored=unclean, turn=turn)
+    one.offer(0, 1)
+    two.offer(0)
+    one.run(ACK)
+    assert two.begin() is None
+    cursor = one.owner.cursor()
+    assert cursor is not None
+    assert one.begin() is not None
+    one.owner.settled(cursor, 0.0)
+    assert not two.ready, "what was settled is the end before"
+
+
+def test_on_probation_the_turn_of_a_lane_that_has_nothing_to_start_is_given_back() -> None:
+    unclean = Cursor(3, 0, cursor_codec.encode(0, State(clean=False, unclean=1)) or "")
+    turn = Turn()
+    one, two = Shell(stored=unclean, turn=turn), Shell(stored=unclean, turn=turn)
+    one.offer(0)
+    two.offer(0)
+    one.owner.stop("moved")
+    assert one.begin() is None
+    assert two.begin() is not None
+
+
+def test_an_event_that_kills_its_process_does_not_use_up_the_attempts_of_another_partition() -> None:
+    stored = [Cursor(0, 0), Cursor(0, 0)]
+    attempts: list[int] = []
+    for _ in range(12):
+        turn = Turn()
+        shells = [Shell(stored=cursor, turn=turn) for cursor in stored]
+        for shell in shells:
+            shell.offer(*range(shell.owner.ledger.low, 1))
+        killer, neighbour = shells
+        stored = [shell.settle() for shell in shells]
+        delivery = neighbour.begin() if neighbour.ready else None
+        if delivery is not None:
+            attempts.append(delivery.attempt)
+            if neighbour.owner.on_probation:
+                stored[1] = neighbour.settle()
+            neighbour.owner.end(delivery, ACK, 0.0)  # done, but the process dies before it is stored ...
+        if killer.ready and killer.begin() is not None:  # ... if the killer may start now
+            stored[0] = killer.settle()
+            continue
+        stored[1] = neighbour.settle()
+    assert attempts == [1, 1, 1], "two before probation, not settled, and the one that was seen through"
 
 
 def test_owners_on_probation_share_one_turn() -> None:
@@ -470,7 +565,11 @@ def test_parked_entries_wait_for_the_turn_before_their_attempt_is_written() -> N
     shell = Shell(stored=unclean, history=history)
     assert [r.position for r in shell.write() if isinstance(r, Start)] == [0]
     shell.run(ACK)
-    assert [(type(r), r.position) for r in shell.write() if isinstance(r, Start | Done)] == [(Done, 0), (Start, 1)]
+    shell.settle()
+    assert [(type(r), r.position) for r in shell.write() if isinstance(r, Start | Done)] == [(Done, 0)]
+    assert not shell.write(), "the end was not durable when the cursor was taken"
+    shell.settle()
+    assert [r.position for r in shell.write() if isinstance(r, Start)] == [1]
     shell.run(ACK)
     shell.write()
     assert shell.owner.wake_at == 9.0
@@ -490,6 +589,71 @@ def test_a_cursor_that_does_not_fit_is_not_offered() -> None:
     kept = cursor_codec.decode(last.low, last.state).done
     assert kept == tuple(ragged.owner.ledger.done[: len(kept)])
     assert kept
+
+
+def test_a_cursor_follows_a_reset_that_it_does_not_know() -> None:
+    stored = Cursor(3, 7, cursor_codec.encode(7, State(done=(9,), attempts=((8, 2),), unclean=1)) or "")
+    cursor, state = take_over(stored, 0, 0)
+    fold = begin_fold(state)
+    assert after_reset(cursor, state, fold) == (cursor, state)
+    fold.apply(0, Claim(cursor.epoch, "me"))
+    fold.apply(1, Reset(cursor.epoch, 4, 2))
+    moved, told = after_reset(cursor, state, fold)
+    assert (moved.epoch, moved.low, told.done, told.attempts, told.reset) == (4, 2, (), (), 4)
+    owner = Owner(moved, told, fold, Policy(), lambda lane: None)
+    settled = owner.cursor()
+    assert settled is not None
+    again, state = take_over(settled, 0, 0)
+    assert after_reset(again, state, fold) == (again, state), "it is followed once"
+
+
+def test_a_paused_owner_starts_nothing_and_goes_on_where_it_was() -> None:
+    shell = Shell()
+    shell.offer(0, 1)
+    shell.offer(2, key="b")
+    running = shell.begin()
+    assert running is not None
+    shell.owner.pause()
+    assert shell.owner.credit == 0
+    assert shell.begin() is None
+    shell.owner.end(running, ACK, 0.0)
+    assert not shell.ready
+    shell.owner.unpause(0.0)
+    assert sorted(lane.queue[0].position for lane in shell.ready) == [1, 2]
+    shell.owner.stop("moved")
+    shell.owner.unpause(0.0)
+    assert shell.owner.stopped == "moved"
+
+
+def test_unpausing_makes_no_lane_ready_twice() -> None:
+    shell = Shell()
+    shell.offer(0)
+    shell.owner.pause()
+    shell.owner.unpause(0.0)
+    assert len(shell.ready) == 1
+
+
+def test_an_altered_filter_holds_from_the_next_fetched_event_on_once_that_is_stored() -> None:
+    shell = Shell()
+    shell.offer(0)
+    shell.owner.cut(7)
+    assert shell.owner.credit == 0
+    stored = shell.settle()
+    assert shell.owner.credit > 0
+    assert (shell.owner.cuts.at(0), shell.owner.cuts.at(1)) == (0, 7)
+    assert Shell(stored=stored).owner.cuts.at(1) == 7
+    for filter in range(8, 8 + CUTS_LIMIT):
+        shell.owner.cut(filter)
+    assert shell.owner.cuts.in_force == 7 + CUTS_LIMIT - 1, "the last must wait"
+
+
+def test_after_a_reset_the_filter_in_force_judges_all_that_is_handled_again() -> None:
+    stored = Cursor(3, 7, cursor_codec.encode(7, State(cuts=((2, 5), (8, 6)))) or "")
+    cursor, state = take_over(stored, 0, 0)
+    fold = begin_fold(state)
+    fold.apply(0, Claim(cursor.epoch, "me"))
+    fold.apply(1, Reset(cursor.epoch, 4, 1))
+    assert after_reset(cursor, state, fold)[1].cuts == ((1, 6),)
 
 
 def test_take_over_is_above_everything_known() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ from nexus.core.parking import (
     Fold,
     Record,
     Requeue,
+    Reset,
     Start,
     Unstart,
     decode_record,
@@ -52,6 +54,7 @@ def records() -> st.SearchStrategy[Record]:
         st.builds(Requeue, key, position, round),
         st.builds(Discard, key, position, round),
         st.builds(Checkpoint, epoch, st.integers(0, 4)),
+        st.builds(Reset, epoch, st.integers(1, 3), position, st.booleans()),
     )
 
 
@@ -91,6 +94,7 @@ def test_a_record_of_an_older_epoch_changes_nothing(history: list[Record], late:
 def test_counts_agree_with_what_is_kept(history: list[Record]) -> None:
     fold = folded(history)
     assert fold.unfinished == sum(known.open_count + len(known.dead) for known in fold.keys.values())
+    assert fold.dead == sum(len(known.dead) for known in fold.keys.values())
     for known in fold.keys.values():
         opens = list(known.opens())
         assert opens == sorted(opens)
@@ -107,7 +111,11 @@ def spoken_of_in_order(history: list[Record]) -> list[Record]:
         about = (getattr(record, "key", None), getattr(record, "position", None))
         if isinstance(record, Entry):
             written.add(about)
-        if about[1] is None or about in written:
+        if isinstance(record, Reset):  # an owner writes it behind a claim of its own, and nothing of it comes later
+            epoch = 3 + record.number
+            kept += [Claim(epoch, "m"), msgspec.structs.replace(record, epoch=epoch)]
+            written.clear()
+        elif about[1] is None or about in written:
             kept.append(record)
     return kept
 
@@ -116,11 +124,11 @@ def spoken_of_in_order(history: list[Record]) -> list[Record]:
 def test_a_reader_that_begins_at_the_checkpoint_sees_the_same(history: list[Record]) -> None:
     history = spoken_of_in_order(history)
     fold = folded(history)
-    place, epoch, base = fold.checkpoint()
-    later = Fold(place, epoch, base)
-    for at in range(place, len(history)):
+    later = Fold(*fold.checkpoint())
+    for at in range(later.place, len(history)):
         later.apply(at, history[at])
     assert later.epoch == fold.epoch
+    assert later.reset == fold.reset
     assert view(later) == view(fold)
     for key, known in fold.keys.items():
         if known.floor >= fold.base:
@@ -130,6 +138,44 @@ def test_a_reader_that_begins_at_the_checkpoint_sees_the_same(history: list[Reco
 @given(records())
 def test_records_are_read_as_written(record: Record) -> None:
     assert decode_record(encode_record(record)) == record
+
+
+def sent_to(to: int, number: int = 1, *, drop: bool = False) -> Fold:
+    """A key with a dead entry and followers at 1 to 5, an unkeyed one at 6; then the group is sent to ``to``."""
+    history: list[Record] = [Claim(1, "m"), Entry(1, KEYS[0], 1, event(1), dead=True, attempts=1)]
+    history += [Entry(1, KEYS[0], position, event(position)) for position in (2, 3, 4, 5)]
+    history += [Entry(1, 6, 6, event(6), attempts=1, due=9.0), Claim(2, "m"), Reset(2, number, to, drop)]
+    return folded(history)
+
+
+def test_who_is_sent_back_forgets_entries_and_floors_from_there_on() -> None:
+    fold = sent_to(3)
+    assert (fold.reset, fold.reset_to, fold.base, fold.unfinished) == (1, 3, 3, 2)
+    assert view(fold) == {KEYS[0]: [(1, (True, 1, 1, 0.0)), (2, (False, 0, 0, 0.0))]}
+    assert fold.floor(KEYS[0]) == 2
+    assert [position for position in range(8) if fold.holds(KEYS[0], position)] == [1, 2]
+    assert not fold.holds(6, 6)
+    assert fold.apply(fold.place, Entry(2, KEYS[0], 3, event(3))), "it is delivered, and may be parked, again"
+    assert not fold.apply(fold.place, Entry(1, KEYS[0], 5, event(5))), "a late one of the owner before"
+
+
+def test_who_is_sent_forward_is_still_owed_what_was_parked() -> None:
+    fold = sent_to(9)
+    assert (fold.base, fold.unfinished) == (9, 6)
+    assert not fold.apply(fold.place, Entry(2, KEYS[1], 8, event(8))), "that was skipped"
+
+
+def test_who_is_sent_past_all_that_is_parked_keeps_the_dead_letters() -> None:
+    fold = sent_to(9, drop=True)
+    assert view(fold) == {KEYS[0]: [(1, (True, 1, 1, 0.0))]}
+    assert fold.unfinished == 1
+
+
+def test_a_wish_that_was_followed_is_not_followed_twice() -> None:
+    fold = sent_to(3)
+    assert not fold.apply(fold.place, Reset(2, 1, 5))
+    assert fold.apply(fold.place, Reset(2, 2, 5))
+    assert fold.reset_to == 5
 
 
 def test_a_million_followers_cost_16_bytes_each() -> None:
@@ -213,11 +259,10 @@ def test_nobody_begins_between_a_command_and_the_carry_that_lost_against_it() ->
             fold.apply(5, Done(1, 7, 1, 1))
         fold.apply(fold.place, Checkpoint(1, 5))
         assert fold.unfinished == 0
-        place, epoch, base = fold.checkpoint()
-        assert place not in (3,)
-        later = Fold(place, epoch, base)
+        assert fold.checkpoint()[0] != 3
+        later = Fold(*fold.checkpoint())
         whole = [*history, command, carried(history, seen=2)]
-        for at in range(place, len(whole)):
+        for at in range(later.place, len(whole)):
             later.apply(at, whole[at])
         assert view(later) == {}
 

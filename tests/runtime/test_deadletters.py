@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from nexus import Context, Event, Nexus, Park, Retry
-from nexus.runtime import upkeep
+from nexus.runtime import deadletters, upkeep
 from nexus.runtime.deadletters import NotDead
 
 
@@ -88,3 +90,94 @@ async def test_commands_are_answered_right_while_others_look() -> None:
         )
         assert answers[:40] == [True] * 40
         assert await bus.dead_letters.all("g") == []
+
+
+@pytest.mark.parametrize("scheme", ["memory", "sqlite"])
+async def test_a_dead_letter_survives_the_retention_of_its_topic(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is dead is kept by value, in a topic without limits of age or size that only its owner trims."""
+    monkeypatch.setattr(upkeep, "CHECKPOINT_AFTER", 8)
+    monkeypatch.setattr(upkeep, "CARRY_BEHIND", 16)
+    url = "memory://" if scheme == "memory" else f"sqlite:///{quote(str(tmp_path))}/nexus.db"
+    topic = {"partitions": 1, "retention_size": "1MiB", "retention_age": "1s"}
+    bus = Nexus(url, settings={"topics": {"events": topic}, "settle_interval": "5ms"})
+    healed = False
+    handled: list[str] = []
+    body = b'{"lost": 1.000000000000000000001,  "found":\t[]}'
+
+    @bus.on("order.*", group="g", retry=Retry(2, base_s=0.0), on_dead="skip")
+    async def handle(event: Event[Any], context: Context) -> Park | None:
+        if event.type == "order.bad" and not healed:
+            raise ValueError("no")
+        if event.type == "order.flaky" and context.attempt == 1:
+            return Park(0.0)
+        handled.append(event.id)
+        return None
+
+    async with bus:
+        bad = bus.event("order.bad", body, key="bad", datacontenttype="application/json")
+        place = await bus.publish(bad)
+        await until(lambda: bus.consumer("g").stats.dead == 1)
+        for number in range(40):
+            flaky = bus.event("order.flaky", number, key="flaky")
+            await bus.publish(flaky)
+            await until(lambda flaky=flaky: flaky.id in handled)
+        await until(lambda: bus.consumer("g")._partitions["events", 0].trimmed_to > 4)
+
+        async def first() -> int:
+            await bus.publish("order.large", "x" * 500_000, key="large")
+            return (await bus.backend.describe("events")).first[0]
+
+        async with asyncio.timeout(20):
+            while await first() <= place.position:  # each backend trims in its own time
+                pass
+        (letter,) = await bus.dead_letters.all("g")
+        assert (letter.event.body, letter.attempts) == (body, 2)
+        assert "Traceback" in letter.error
+        healed = True
+        assert await bus.dead_letters.requeue_many([letter]) == [True]
+        await until(lambda: bad.id in handled)
+
+
+async def until_dead(bus: Nexus, count: int, round: int = 1) -> list[deadletters.DeadLetterInfo]:
+    async with asyncio.timeout(20):
+        while True:
+            found = [letter for letter in await bus.dead_letters.all("g") if letter.round == round]
+            if len(found) == count:
+                return found
+            await asyncio.sleep(0.005)
+
+
+async def test_many_commands_are_answered_each_and_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deadletters, "BATCH_LIMIT", 16)
+    monkeypatch.setattr(deadletters, "VIEWS_LIMIT_LETTERS", 20)
+    bus = Nexus("memory://", settings={"topics": {"events": {"partitions": 4}}, "settle_interval": "5ms"})
+    bodies: dict[str, list[bytes]] = {}
+
+    @bus.on("order.*", group="g", retry=Retry(1))
+    async def handle(event: Event[Any]) -> None:
+        bodies.setdefault(event.id, []).append(event.body)
+        raise ValueError(f"order {event.key} is bad")
+
+    async with bus:
+        await bus.publish_many(
+            [
+                bus.event("order.bad", b'{"n":  %d.0}' % n, key=f"k{n}", datacontenttype="application/json")
+                for n in range(100)
+            ]
+        )
+        await until_dead(bus, 100)
+        letters = [letter async for letter in bus.dead_letters.each("g")]
+        assert len(letters) == 100
+        assert len({letter.fingerprint for letter in letters}) == 1
+        assert [one async for one in bus.dead_letters.each(error="0" * 12)] == []
+        assert sum(len(view.told) for view in bus.dead_letters._views.values()) <= 20 + 100 // 4 * 2
+        gone = letters[::10]
+        assert all(await bus.dead_letters.discard_many(gone))
+        answers = await bus.dead_letters.requeue_many([*letters, letters[1]])
+        assert answers == [letter not in gone for letter in letters] + [False]
+        again = await until_dead(bus, 90, round=2)
+        assert {len(seen) for seen in bodies.values()} == {1, 2}
+        assert all(len(set(seen)) == 1 for seen in bodies.values()), "byte for byte"
+        assert {(letter.round, len(letter.history)) for letter in again} == {(2, 2)}

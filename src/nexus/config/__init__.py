@@ -3,7 +3,8 @@
 The first of these that has a value wins: an argument, the environment (``NEXUS_WORKERS``, ``NEXUS_PUBLISH__TIMEOUT``,
 ``NEXUS_BACKEND_FILE`` for a secret in a file), ``nexus.toml`` or ``[tool.nexus]`` in ``pyproject.toml`` of the working
 directory, ``nexus/config.toml`` in the user's configuration directory, the default. A topic may get its partitions from
-one source and its patterns from another.
+one source and its patterns from another. What is in a table of a backend's name, such as ``[kafka]``, is for that
+backend alone, and is looked at when it is chosen (`nexus.config.backends`).
 
 >>> loaded = load({"workers": 4}, environment={"NEXUS_PUBLISH__TIMEOUT": "5s"}, directory="/nowhere")
 >>> loaded.settings.workers, loaded.settings.publish.timeout_s
@@ -22,15 +23,16 @@ from typing import Any
 import msgspec
 
 from nexus.config import sources, table
+from nexus.config.backends import Backends
 from nexus.config.sources import Found, Origin, Source
 from nexus.config.table import TABLE, PublishSettings, Row, Settings, TopicSettings
+from nexus.config.values import expanded, shown, where
 from nexus.errors import SettingsError
+from nexus.plugins import OWN, is_scheme
 
 __all__ = ["TABLE", "Loaded", "Origin", "PublishSettings", "Row", "Settings", "TopicSettings", "load"]
 
 _TOPIC_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
-_VARIABLE = re.compile(r"\$(\$?)\{([^}]*)(\}?)")
-_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -39,6 +41,8 @@ class Loaded(msgspec.Struct, frozen=True):
     settings: Settings
     origins: Mapping[str, Origin]
     """By path, such as ``publish.timeout``; every setting is there."""
+    backends: Backends
+    """What was said to backends, each in a table of its own."""
 
 
 def load(
@@ -64,10 +68,17 @@ def load(
         sources.from_arguments(arguments or {}),
     ):
         found.update(source)
+    options = {path: found.pop(path) for path in list(found) if _is_option(path, found[path])}
     values = {path: _checked(path, item, environment) for path, item in found.items()}
     _refuse_equal_names({path[1]: found[path].origin for path in found if path[0] == "topics"})
     settings = table.build(values)
-    return Loaded(settings, _origins(settings, found))
+    return Loaded(settings, _origins(settings, found), Backends(options, environment))
+
+
+def _is_option(path: table.Path, found: Found) -> bool:
+    """Whether it is said to a backend, in a table of the name of its scheme."""
+    whole = len(path) == 2 or found.value == {}  # an empty table says nothing, and is no fault
+    return whole and table.general(path[:1]) not in table.SECTIONS and is_scheme(path[0])
 
 
 def _user_source(environment: Mapping[str, str]) -> Source:
@@ -94,56 +105,51 @@ def _project_source(directory: str, file: str | os.PathLike[str] | None) -> Sour
 
 
 def _checked(path: table.Path, found: Found, environment: Mapping[str, str]) -> Any:
-    name, where = ".".join(path), _where(found.origin)
+    name, place = ".".join(path), where(found.origin)
     row = table.row_of(path)
     if row is None:
-        raise _unknown(path, where)
+        raise _unknown(path, place)
     if path[0] == "topics":
-        _check_topic_name(path[1], where)
-    value, expanded = _expanded(found, name, where, environment)
-    if isinstance(value, str) and (found.text_only or expanded):
+        _check_topic_name(path[1], place)
+    value, variables = expanded(found, name, environment)
+    if isinstance(value, str) and (found.text_only or variables):
         value = row.kind.parse(value)
     try:
-        return row.kind.read(value)
+        held = row.kind.read(value)
+        if isinstance(row.kind, table.Files) and found.origin.layer == "file":
+            folder = os.path.dirname(found.origin.name)
+            held = {pattern: os.path.join(folder, file) for pattern, file in row.kind.read(value).items()}
+        return held
     except ValueError as error:
         # A secret, or what a variable stood for, must not reach a log through its error.
-        secret = row.secret or expanded or found.origin.name.endswith("_FILE")
-        reason = "" if secret else f": {error}" if str(error) else f", not {_shown(value)}"
-        raise SettingsError(f"{where}{name} must be {row.kind.form}{reason}") from None
+        secret = row.secret or variables or found.origin.name.endswith("_FILE")
+        reason = "" if secret else f": {error}" if str(error) else f", not {shown(value)}"
+        raise SettingsError(f"{place}{name} must be {row.kind.form}{reason}") from None
 
 
-def _where(origin: Origin) -> str:
-    return "" if origin.layer == "argument" else f"{origin}: "
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, dict):
-        return "a table"
-    if isinstance(value, list):
-        return "a list"
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _unknown(path: table.Path, where: str) -> SettingsError:
+def _unknown(path: table.Path, place: str) -> SettingsError:
+    if table.general(path[:1]) not in table.SECTIONS:
+        path = path[:1]  # neither a section nor a backend: what is wrong is the name of the table
     name, known = ".".join(path), table.known_below(path[:-1])
-    if table.general(path) in table.SECTIONS:
-        return SettingsError(f"{where}{name} must be a table")
+    if table.general(path) in table.SECTIONS or (len(path) == 1 and is_scheme(name)):
+        return SettingsError(f"{place}{name} must be a table")
+    if len(path) == 1:
+        known = sorted({*known, *OWN})
     from difflib import get_close_matches  # only a fault needs it, not every start
 
     near = get_close_matches(path[-1], known, n=1, cutoff=0.6)
     return SettingsError(
-        f"{where}unknown setting {name!r}",
+        f"{place}unknown setting {name!r}",
         hint=f"did you mean {'.'.join((*path[:-1], near[0]))!r}?" if near else f"known here: {', '.join(known)}",
     )
 
 
-def _check_topic_name(name: str, where: str) -> None:
+def _check_topic_name(name: str, place: str) -> None:
     if not _TOPIC_NAME.fullmatch(name):
         hint = "1 to 100 lower-case letters, digits, '.', '_' or '-', the first a letter or a digit"
-        raise SettingsError(f"{where}{name!r} cannot be the name of a topic", hint=hint)
+        raise SettingsError(f"{place}{name!r} cannot be the name of a topic", hint=hint)
     if name.split(".")[0] == "nexus":
-        raise SettingsError(f"{where}topics named nexus belong to Nexus itself")
+        raise SettingsError(f"{place}topics named nexus belong to Nexus itself")
 
 
 def _refuse_equal_names(origins: Mapping[str, Origin]) -> None:
@@ -153,38 +159,9 @@ def _refuse_equal_names(origins: Mapping[str, Origin]) -> None:
         other = plain.setdefault(re.sub(r"[._-]", "-", name), name)
         if other != name:
             raise SettingsError(
-                f"{_where(origins[name])}topics {other!r} and {name!r} would have one name on some backends",
+                f"{where(origins[name])}topics {other!r} and {name!r} would have one name on some backends",
                 hint="let their names differ in more than '.', '_' and '-'",
             )
-
-
-# -- variables in values ---------------------------------------------------------------------------------------------
-
-
-def _expanded(found: Found, name: str, where: str, environment: Mapping[str, str]) -> tuple[Any, bool]:
-    """Put the variables of the environment in the place of ``${NAME}``; ``$${`` is a plain ``${``."""
-    expanded = False
-
-    def replace(match: re.Match[str]) -> str:
-        nonlocal expanded
-        escaped, variable, end = match.groups()
-        if escaped:
-            return match.group()[1:]
-        if not end or not _VARIABLE_NAME.fullmatch(variable):
-            raise SettingsError(f"{where}{name} has a '${{' that is not ${{NAME}}", hint="write '$${' for a plain '${'")
-        if variable not in environment:
-            raise SettingsError(f"{where}{name} needs the variable {variable}, which is not set")
-        expanded = True
-        return environment[variable]
-
-    value = found.value
-    if not found.expands:
-        return value, False
-    if isinstance(value, str):
-        value = _VARIABLE.sub(replace, value)
-    elif isinstance(value, list):
-        value = [_VARIABLE.sub(replace, item) if isinstance(item, str) else item for item in value]
-    return value, expanded
 
 
 # -- origins ---------------------------------------------------------------------------------------------------------

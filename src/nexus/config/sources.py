@@ -5,6 +5,7 @@ Nothing is checked here but the form of the source itself; whether a value fits 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,6 +14,7 @@ import msgspec
 
 from nexus.config.table import SECTIONS, TABLE, Path, general, row_of
 from nexus.errors import SettingsError
+from nexus.plugins import OWN, is_scheme
 
 FILE_LIMIT_BYTES = 1_048_576
 SECRET_LIMIT_BYTES = 65_536
@@ -22,13 +24,13 @@ class Origin(msgspec.Struct, frozen=True):
     """Where a value came from."""
 
     layer: str
-    """``argument``, ``environment``, ``file`` or ``default``."""
+    """``argument``, ``environment``, ``file``, ``url`` (of the backend) or ``default``."""
     name: str = ""
     """The variable or the file."""
     line: int | None = None
 
     def __str__(self) -> str:
-        if self.layer in ("argument", "default"):
+        if self.layer in ("argument", "url", "default"):
             return self.layer
         return f"{self.name}:{self.line}" if self.line else self.name
 
@@ -51,7 +53,10 @@ def leaves(tree: Mapping[str, object], prefix: Path = ()) -> Iterator[tuple[Path
     """Walk to the values of a tree, no deeper than the table goes."""
     for name, value in tree.items():
         path = (*prefix, str(name))
-        if isinstance(value, Mapping) and general(path) in SECTIONS:
+        # A table that the table does not have may be that of a backend; it has no tables in it.
+        if isinstance(value, Mapping) and (
+            general(path) in SECTIONS or (len(path) == 1 and value and row_of(path) is None)
+        ):
             yield from leaves(value, path)
         else:
             yield path, value
@@ -83,17 +88,24 @@ def from_environment(environment: Mapping[str, str]) -> Source:
         if row_of(path) is None and name.endswith("_FILE"):
             path, from_file = _place(name.removesuffix("_FILE")), True
         if row_of(path) is None:
-            _refuse_slip(name)
-            continue
+            path, from_file = _place(name), False
+            if not _is_option(path):
+                _refuse_slip(name)
+                continue
         if path in found:
             raise SettingsError(f"{name} and {found[path].origin} both give {'.'.join(path)}", hint="unset one of them")
-        value = _secret(name, environment[name]) if from_file else environment[name]
+        value = secret(name, environment[name]) if from_file else environment[name]
         found[path] = Found(value, Origin("environment", name), text_only=True, expands=False)
     return found
 
 
 def _place(name: str) -> Path:
     return tuple(name.removeprefix("NEXUS_").lower().split("__"))
+
+
+def _is_option(path: Path) -> bool:
+    """Whether a variable is said to a backend. The backend knows whether ``_file`` at its end means a file."""
+    return len(path) == 2 and path[:1] not in SECTIONS and is_scheme(path[0])
 
 
 def _refuse_slip(name: str) -> None:
@@ -105,12 +117,16 @@ def _refuse_slip(name: str) -> None:
 
     known = {variable(row.path).removeprefix("NEXUS_") for row in TABLE}
     near = get_close_matches(name.removeprefix("NEXUS_"), known, n=1, cutoff=0.8)
+    if "__" in name:
+        section, _, option = name.removeprefix("NEXUS_").partition("__")
+        near += [f"{one}__{option}" for one in get_close_matches(section, map(str.upper, OWN), n=1, cutoff=0.8)]
     if near or _place(name)[:1] in SECTIONS:
         hint = f"did you mean NEXUS_{near[0]}?" if near else "docs/settings.md lists the variables"
         raise SettingsError(f"unknown setting in the environment: {name}", hint=hint)
 
 
-def _secret(name: str, file: str) -> str:
+def secret(name: str, file: str) -> str:
+    """What the ``file`` holds that the variable ``name`` leads to."""
     data = _bytes_of(file, SECRET_LIMIT_BYTES, f"{name} names the file {file}, which")
     if data is None:
         raise SettingsError(f"{name} names the file {file}, which does not exist")
@@ -161,6 +177,9 @@ def _bytes_of(file: str, limit: int, what: str) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
+        folder = os.path.dirname(file)
+        if isinstance(error, PermissionError) and folder and not os.access(folder, os.X_OK):
+            return None  # in a folder of somebody else's nothing is meant for this process
         raise SettingsError(f"{what} cannot be read: {error.strerror}") from error
     if len(data) > limit:
         raise SettingsError(f"{what} is larger than {limit:,} bytes")

@@ -155,6 +155,28 @@ class Patterns(msgspec.Struct, frozen=True):
         return [part.strip() for part in text.split(",") if part.strip()]
 
 
+class Files(msgspec.Struct, frozen=True):
+    """A table of files by event-type patterns; ``pattern=file`` separated by commas where there is nothing but text."""
+
+    @property
+    def form(self) -> str:
+        return "a table from event-type patterns in quotes to files"
+
+    def read(self, value: object) -> dict[str, str]:
+        if not isinstance(value, Mapping) or not all(isinstance(file, str) and file for file in value.values()):
+            raise ValueError
+        for pattern in value:
+            try:
+                validate_pattern(pattern)
+            except FilterError as error:
+                raise ValueError(error.message) from error
+        return dict(value)
+
+    def parse(self, text: str) -> object:
+        pairs = (part.partition("=") for part in text.split(",") if part.strip())
+        return {pattern.strip(): file.strip() for pattern, _, file in pairs}
+
+
 _BYTES = {"B": 1} | {
     f"{letter}{form}": base**power
     for power, letter in enumerate("KMGT", start=1)
@@ -282,6 +304,14 @@ class Settings(msgspec.Struct, frozen=True):
             "How long finished deliveries are gathered before the cursor is written; after a crash they come again.",
         ),
     ] = msgspec.field(default=0.2, name="settle_interval")
+    schemas: Annotated[
+        Mapping[str, str],
+        Setting(
+            Files(),
+            "JSON Schema files that an edited dead letter must fit, by its event's type; a relative path begins at the "
+            "folder of the file of settings. Needs the extra `schema`.",
+        ),
+    ] = msgspec.field(default_factory=dict)
     topics: Mapping[str, TopicSettings] = msgspec.field(default_factory=lambda: {"events": TopicSettings()})
 
 
@@ -303,7 +333,9 @@ def rows(of: type[msgspec.Struct], prefix: str = "") -> tuple[Row, ...]:
         hint, path = hints[field.name], prefix + field.encode_name
         setting = next((item for item in getattr(hint, "__metadata__", ()) if isinstance(item, Setting)), None)
         if setting is not None:
-            found.append(Row(path, setting.kind, field.default, setting.meaning, setting.secret))
+            made = field.default_factory
+            default = field.default if made is msgspec.NODEFAULT else made()
+            found.append(Row(path, setting.kind, default, setting.meaning, setting.secret))
         elif isinstance(hint, type) and issubclass(hint, msgspec.Struct):
             found.extend(rows(hint, path + "."))
         else:

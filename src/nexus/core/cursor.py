@@ -38,6 +38,16 @@ class State(msgspec.Struct, frozen=True):
     """The epoch in force at ``place``."""
     base: int = 0
     """The fold's base at ``place``: positions below are finished, or stand in the parking topic from there on."""
+    place_reset: int = 0
+    """Number of the last `Reset` before ``place``."""
+    reset: int = 0
+    """Number of the last `Reset` that this cursor has followed."""
+    parked: int = 0
+    """Events in the parking topic that will run again by themselves."""
+    dead: int = 0
+    """Dead letters in the parking topic."""
+    cuts: tuple[tuple[int, int], ...] = ()
+    """(position, number of a filter that holds from there on), both rising; before the first it is filter 0."""
 
 
 class _Wire(msgspec.Struct, array_like=True, frozen=True):
@@ -49,6 +59,11 @@ class _Wire(msgspec.Struct, array_like=True, frozen=True):
     attempts: list[int]
     form: int
     done: bytes
+    place_reset: int = 0
+    reset: int = 0
+    cuts: list[int] = []
+    parked: int = 0
+    dead: int = 0
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -64,7 +79,11 @@ def encode(low: int, state: State) -> str | None:
     for position, count in kept:
         attempts += (position - low, count)
     form, done = _smallest([position - low for position in state.done])
-    wire = _Wire(state.clean, state.unclean, state.place, state.place_epoch, state.base, attempts, form, done)
+    wire = _Wire(
+        state.clean, state.unclean, state.place, state.place_epoch, state.base, attempts, form, done,
+        state.place_reset, state.reset, [number for at, filter in state.cuts for number in (at - low, filter)],
+        state.parked, state.dead,
+    )  # fmt: skip
     text = _VERSION + b64encode(_encoder.encode(wire)).decode()
     return text if len(text) <= CHARS_LIMIT else None
 
@@ -93,6 +112,11 @@ def decode(low: int, text: str) -> State:
         place=wire.place,
         place_epoch=wire.place_epoch,
         base=wire.base,
+        place_reset=wire.place_reset,
+        reset=wire.reset,
+        parked=wire.parked,
+        dead=wire.dead,
+        cuts=tuple((low + offset, filter) for offset, filter in zip(wire.cuts[::2], wire.cuts[1::2], strict=True)),
     )
 
 

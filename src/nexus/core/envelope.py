@@ -245,8 +245,11 @@ _FROM_CLOUDEVENT = {"partitionkey": "key", "nexustenant": "tenant"}
 _TO_CLOUDEVENT = {name: cloud for cloud, name in _FROM_CLOUDEVENT.items()}
 
 
-def from_cloudevent(text: bytes) -> Event[Any]:
-    """Read an event in CloudEvents' JSON format, strictly. Raises `InvalidEvent` naming the attribute at fault."""
+def from_cloudevent(text: bytes, time: datetime | None = None) -> Event[Any]:
+    """Read an event in CloudEvents' JSON format, strictly. Raises `InvalidEvent` naming the attribute at fault.
+
+    ``time`` stands for one that is not given; with None it is missed.
+    """
     check_json(text)
     raw = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     if "data" in raw and "data_base64" in raw:
@@ -276,6 +279,8 @@ def from_cloudevent(text: bytes) -> Event[Any]:
         elif field in Event.__struct_fields__ and not isinstance(decoded, str):
             raise InvalidEvent(f"{name} must be text")
         (fields if field in Event.__struct_fields__ else extensions)[field] = decoded
+    if time is not None:
+        fields.setdefault("time", time)
     missing = {"id", "source", "type", "time"} - fields.keys()
     if missing:
         raise InvalidEvent(f"attribute {sorted(missing)[0]!r} is missing")

@@ -53,7 +53,9 @@ class Delivery:
 class Lane:
     """What is known of one key between fetch and settle."""
 
-    __slots__ = ("batch", "due", "key", "owner", "queue", "queued", "report", "running", "sending", "tenant", "timer")
+    __slots__ = (
+        "batch", "due", "key", "owner", "queue", "queued", "report", "running", "sending", "starts", "tenant", "timer",
+    )  # fmt: skip
 
     def __init__(self, owner: Owner, key: LaneKey) -> None:
         self.owner = owner
@@ -71,6 +73,9 @@ class Lane:
         """The head is held until then."""
         self.timer: float | None = None
         """When a timer of this lane fires next."""
+        self.starts = 1 << 20
+        """How many parked entries may be started at once next: one after a failure, since that takes the starts of the
+        others back; then twice as many after each list that went well."""
         self.batch: deque[Delivery] | None = None
         """Parked deliveries whose start is durable, in order."""
         self.report: list[Any] | None = None

@@ -24,8 +24,11 @@ The rules, numbered as in ``docs/delivery.md``:
 10 parked deliveries run in the key's own lane, by the same gate (`_advance`)
 11 requeue and discard name a round; the owner learns of them by tailing (`tail`)
 12 attempts of a parked entry are durable before its handler starts (`Start`)
-13 probation: after two unclean takeovers without progress an attempt is settled before it starts, one at a time
+13 probation: after two unclean takeovers without progress an attempt is settled before it starts, and its end before
+   the next one starts (`begin`, `settled`)
 14 release: stop, wait for appends, take attempts of cancelled runs back, settle clean (`stop`, `drained`, `cursor`)
+15 reset: a group that was sent elsewhere is taken over again, and the new owner writes the place down before it fetches
+   (the shell; `after_reset` lets a cursor follow that does not know of it)
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ from typing import Any
 import msgspec
 
 from nexus.core import cursor as cursor_codec
+from nexus.core.cuts import Cuts
 from nexus.core.lanes import Delivery, Lane
 from nexus.core.ledger import Ledger
 from nexus.core.outcome import Ack, Cancelled, DeadLetter, Outcome, Park
@@ -63,6 +67,8 @@ from nexus.core.probation import Turn
 from nexus.event import Event
 from nexus.spi.backend import Cursor, Stored
 
+PAUSED = "paused"
+
 
 class Owner:
     """One ownership of one partition of one group."""
@@ -79,7 +85,7 @@ class Owner:
         """Go on at the cursor that `take_over` made and that was stored.
 
         ``fold`` is read up to and including the owner's own claim; ``ready`` is called with each lane whose next
-        delivery may `begin`. ``turn`` is shared by all owners of a consumer.
+        delivery may `begin`. ``turn`` is shared by all owners of a process.
         """
         self.epoch = stored.epoch
         low = stored.low
@@ -100,12 +106,15 @@ class Owner:
         self._running = 0
         self._turn = turn or Turn()
         self._turns: deque[LaneKey] = deque()  # in probation: keys that wait for the turn
+        self._turn_ended: Lane | None = None  # in probation: has the turn until its end is durable
+        self._turn_covered: Lane | None = None  # the same, and the cursor last offered holds that end
         self._ragged = False
         self._takeover_low = low
         self._settled_low = low
         self.last_settled = stored
         """The cursor as it was last stored."""
-        self._checkpoint = (state.place, state.place_epoch, state.base)
+        self.cuts = Cuts(state.cuts)
+        self._checkpoint = (state.place, state.place_epoch, state.base, state.place_reset)
         self._offered_place = state.place
         self.trim_below = state.place
         """Place in the parking topic below which no owner will read again."""
@@ -153,6 +162,14 @@ class Owner:
         if self.ledger.begin(position):
             self.ledger.finish(position)
 
+    def cut(self, filter: int) -> None:
+        """Have the group's filter of this number judge what is fetched from now on; nothing is until that is stored.
+
+        Without effect while there are too many cuts; ask again.
+        """
+        if self.cuts.add(self.ledger.next, filter):
+            self._dirty = True
+
     def trimmed(self, first: int) -> None:
         """The topic was trimmed: events below ``first`` that were not fetched are gone."""
         self._dirty = True
@@ -165,6 +182,7 @@ class Owner:
         """
         taken = self.fold.apply(place, record)
         if taken and isinstance(record, Requeue | Discard):
+            self._dirty = True
             lane = self._lane(record.key)
             self._drop_carry(lane)
             self._advance(lane, now)
@@ -228,11 +246,7 @@ class Owner:
     ) -> tuple[list[Record], float]:
         """Return `Start` records for the lowest open entries, or the time at which the lowest is due."""
         known = self.fold.keys[lane.key]
-        limit = self.policy.start_limit
-        if self.on_probation:
-            limit = 1
-            if not self._take_turn(lane):
-                return [], 0.0
+        limit = 1 if self.on_probation else min(lane.starts, self.policy.start_limit)
         barrier = known.dead[0] if known.dead and self.policy.on_dead != "skip" else None
         starts: list[Record] = []
         for position in islice(known.opens(ended), limit):
@@ -243,10 +257,13 @@ class Owner:
             if due > now:
                 if starts:
                     break
-                self._turn.free((self, lane.key), now)
                 return [], due
             attempts, round = (entry.attempts, entry.round) if entry else (0, 0)
             starts.append(Start(self.epoch, lane.key, position, round, attempts + 1))
+        if starts and self.on_probation:
+            if not self._take_turn(lane):
+                return [], 0.0
+            self._turn_ended = self._turn_covered = None
         return starts, 0.0
 
     def _take_turn(self, lane: Lane) -> bool:
@@ -292,12 +309,11 @@ class Owner:
         In probation (`on_probation`) the shell must settle before it calls the handler.
         """
         lane.queued = False
-        if self.unclean >= PROBATION_AFTER and self.on_probation and not self._take_turn(lane):
-            return None
+        if self.unclean >= PROBATION_AFTER and self.on_probation:
+            return self._begin_on_probation(lane, now)
         if lane.batch or self.fold.keys or lane.running is not None or lane.sending or self.stopped is not None:
             delivery = self._next(lane, now)
             if delivery is None:
-                self._turn.free((self, lane.key), now)
                 return None
         else:
             if not lane.queue:
@@ -306,6 +322,20 @@ class Owner:
             delivery = lane.queue[0]
             attempts = self.ledger.attempts
             delivery.attempt = attempts[delivery.position] = attempts.get(delivery.position, 0) + 1
+        lane.running = delivery
+        self._running += 1
+        self._dirty = True
+        return delivery
+
+    def _begin_on_probation(self, lane: Lane, now: float) -> Delivery | None:
+        if not self._take_turn(lane):
+            return None
+        delivery = self._next(lane, now)
+        if delivery is None:
+            if self._turn_ended is not lane and not lane.sending:
+                self._turn.free((self, lane.key), now)
+            return None
+        self._turn_ended = self._turn_covered = None
         lane.running = delivery
         self._running += 1
         self._dirty = True
@@ -374,9 +404,9 @@ class Owner:
             self._park(lane, now + outcome.delay_s, outcome.error, now)
         else:
             lane.due = now + outcome.delay_s
+        if self._turn.holder is not None and self._turn.holder == (self, lane.key):
+            self._turn_ended = lane
         self._advance(lane, now)
-        if self._turn.holder is not None and not lane.batch and lane.running is None:
-            self._turn.free((self, lane.key), now)
 
     def _take_turns(self, now: float) -> None:
         keys, self._turns = self._turns, deque()
@@ -416,6 +446,8 @@ class Owner:
         match outcome:
             case Ack():
                 report.append(Done(*about))
+                if not lane.batch:
+                    lane.starts = min(2 * lane.starts, 1 << 20)
                 return
             case Cancelled():
                 report.append(Unstart(*about, delivery.attempt))
@@ -426,6 +458,7 @@ class Owner:
                 report.append(Dead(*about, reason, error, now))
             case _:
                 report.append(Failed(*about, delivery.attempt, now + outcome.delay_s, outcome.error, now))
+        lane.starts = 1
         self._unstart_rest(lane)
 
     def _unstart_rest(self, lane: Lane) -> None:
@@ -582,10 +615,24 @@ class Owner:
 
     @property
     def credit(self) -> int:
-        """How many events more may be fetched by the bounds of the window and the parking topic."""
+        """How many events more may be fetched: by the bounds of the window and the parking topic, and by a `cut`."""
         if self.stopped is not None or self._ragged or self.fold.unfinished >= self.policy.parked_limit:
             return 0
+        if not self.cuts.stored:
+            return 0
         return max(0, self.policy.window_limit - len(self.ledger))
+
+    def pause(self) -> None:
+        """Start nothing until `unpause`. What runs goes on until its end."""
+        self.stop(PAUSED)
+
+    def unpause(self, now: float) -> None:
+        """Go on, if it was `pause` that stopped it."""
+        if self.stopped == PAUSED:
+            self.stopped = None
+            for lane in list(self._lanes.values()):
+                if not lane.queued:
+                    self._advance(lane, now)
 
     def stop(self, reason: str) -> None:
         """Start nothing any more (rule 14). What runs goes on until its `end`, and is still reported."""
@@ -637,7 +684,7 @@ class Owner:
         ``clean`` is the last settle of a release: only when `drained`.
         """
         low = self.ledger.low
-        place, place_epoch, base = self._checkpoint
+        place, place_epoch, base, place_reset = self._checkpoint
         state = cursor_codec.State(
             done=tuple(self.ledger.done),
             attempts=tuple(sorted(self.ledger.attempts.items())),
@@ -646,9 +693,14 @@ class Owner:
             place=place,
             place_epoch=place_epoch,
             base=base,
+            place_reset=place_reset,
+            reset=self.fold.reset,
+            cuts=self.cuts.offer(low),
+            parked=self.fold.unfinished - self.fold.dead,
+            dead=self.fold.dead,
         )
         text = cursor_codec.encode(low, state)
-        while text is None and clean:  # leave what fits: the rest is handled again, in order
+        while text is None and (clean or self.on_probation):  # leave what fits: the rest is handled again, in order
             state = msgspec.structs.replace(state, done=state.done[: len(state.done) // 2])
             text = cursor_codec.encode(low, state)
         self._ragged = text is None
@@ -656,6 +708,8 @@ class Owner:
             return None
         self._dirty = False
         self._offered_place = place
+        ended = self._turn_ended
+        self._turn_covered = None if ended is None or ended.sending else ended
         return Cursor(self.epoch, low, text)
 
     def settled(self, cursor: Cursor, now: float) -> None:
@@ -663,10 +717,15 @@ class Owner:
         self._settled_low = max(self._settled_low, cursor.low)
         self.last_settled = cursor
         self.trim_below = self._offered_place
+        self.cuts.settled()
         if self._settled_low > self._takeover_low:
             self.unclean = 0  # progress: the innocent neighbours are through
             if self._turns:
                 self._take_turns(now)
+        covered, self._turn_covered = self._turn_covered, None
+        if covered is not None:
+            self._turn_ended = None
+            self._turn.free((self, covered.key), now)
 
     def not_settled(self) -> None:
         """A cursor could not be stored now; it will be offered again."""

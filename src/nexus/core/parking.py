@@ -16,6 +16,8 @@ command line, console) folds the same records to the same state:
     Discard     operator  entry dead, same round                        final
     Carry       owner     epoch in force, the entry as the record says  the entry stands here from now on
     Checkpoint  owner     epoch in force                                what is finished below ``low`` may be forgotten
+    Reset       owner     epoch in force, its number above the last     the group goes on at ``to``: entries from there
+                                                                        on are gone, floors are below it
 
 What is not taken leaves no trace, so every record may be sent twice and land late. ``round`` says how often the entry
 has died; a late copy cannot speak about the next life. An entry at position q says: every earlier event of its key is
@@ -144,8 +146,23 @@ class Checkpoint(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=Fals
     low: int
 
 
+class Reset(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
+    """The group was told to go on elsewhere. An owner writes it right after its own claim, before it fetches.
+
+    So every record about positions that were handled before is of an older epoch, and late copies are dropped.
+    """
+
+    epoch: int
+    number: int
+    """Which of the operators' wishes this is; they rise."""
+    to: int
+    """The position that is fetched next."""
+    drop: bool = False
+    """Open entries below ``to`` are finished too; dead ones never are."""
+
+
 Record = (
-    Claim | Entry | Start | Unstart | Failed | Done | Dead | Requeue | Discard | Carry | Checkpoint
+    Claim | Entry | Start | Unstart | Failed | Done | Dead | Requeue | Discard | Carry | Checkpoint | Reset
 )  # fmt: skip
 
 SPOKEN_LIMIT = 65_536
@@ -216,6 +233,10 @@ class ParkedKey:
         self.add(position, entry)
         return entry
 
+    def holds(self, position: int) -> bool:
+        index = bisect_left(self._waiting, position, self._head)
+        return position in self.touched or (index < len(self._waiting) and self._waiting[index] == position)
+
     def add(self, position: int, entry: Parked) -> None:
         self.touched[position] = entry
         insort(self.dead if entry.dead else self.open, position)
@@ -245,6 +266,16 @@ class ParkedKey:
     def finished(self) -> bool:
         return not self.touched and self._head == len(self._waiting)
 
+    def cut(self, to: int, *, drop: bool) -> None:
+        """Forget the entries from position ``to`` on, with ``drop`` the open ones below too."""
+        end = bisect_left(self._waiting, to, self._head)
+        del self._waiting[end:], self._places[end:]
+        if drop:
+            self._head = end
+        for position in [p for p, entry in self.touched.items() if p >= to or (drop and not entry.dead)]:
+            self.remove(position)
+        self.floor = min(self.floor, to - 1)
+
     def since_lowest(self, otherwise: int) -> int:
         """Lowest place that makes an unfinished entry known; untouched ones stand in the order of their places."""
         lowest = min((entry.since for entry in self.touched.values()), default=otherwise)
@@ -259,7 +290,7 @@ class ParkedKey:
 class Fold:
     """The state that the records of one parking partition make."""
 
-    def __init__(self, place: int = 0, epoch: int = 0, base: int = 0) -> None:
+    def __init__(self, place: int = 0, epoch: int = 0, base: int = 0, reset: int = 0) -> None:
         self.place = place
         """Where reading goes on."""
         self.epoch = epoch
@@ -268,11 +299,17 @@ class Fold:
         """The member whose claim made it so; empty if that claim lies before the place where this fold began."""
         self.base = base
         """Positions below are finished, or have an entry that is known."""
+        self.reset = reset
+        """Number of the last `Reset`."""
+        self.reset_to = 0
+        """Where that said to go on; 0 if it lies before the place where this fold began."""
         self.keys: dict[LaneKey, ParkedKey] = {}
         self.unfinished = 0
         """Count of entries that are open or dead."""
+        self.dead = 0
+        """Count of entries that are dead."""
         self._whole = place == 0
-        self._marks = [(place, epoch, base)]  # what was in force from which place on
+        self._marks = [(place, epoch, base, reset)]  # what was in force from which place on
         # Only of a fold that began behind the start: places of the last records about entries, known or not. What was
         # spoken of before its own record was written before this fold began, and that record is a late copy.
         self._spoken: dict[tuple[LaneKey, int], int] = {}
@@ -281,6 +318,11 @@ class Fold:
     def floor(self, key: LaneKey) -> int:
         known = self.keys.get(key)
         return known.floor if known else -1
+
+    def holds(self, key: LaneKey, position: int) -> bool:
+        """Tell whether there is an unfinished entry at a position."""
+        known = self.keys.get(key)
+        return known is not None and known.holds(position)
 
     def apply(self, place: int, record: Record) -> bool:
         """Fold in the record that stands at ``place``; True if it was taken."""
@@ -299,6 +341,8 @@ class Fold:
                 return self._carry(place, record)
             case Checkpoint():
                 return self._checkpoint(record)
+            case Reset():
+                return self._reset(record)
         known = self.keys.get(record.key)
         entry = known.find(record.position) if known else None
         self._note(record.key, record.position)
@@ -316,6 +360,7 @@ class Fold:
             case Done():
                 self._finish(known, record.position)
             case _:  # Dead
+                self.dead += 1
                 known.remove(record.position)
                 entry.dead, entry.round = True, entry.round + 1
                 known.add(record.position, entry)
@@ -326,7 +371,7 @@ class Fold:
             return False
         self.epoch = record.epoch
         self.claimant = record.member
-        self._marks.append((self.place, self.epoch, self.base))
+        self._mark()
         return True
 
     def _in_force(self, epoch: int) -> bool:
@@ -345,6 +390,7 @@ class Fold:
             known = self.keys[record.key] = ParkedKey()
         known.floor, known.floor_place = record.position, place
         self.unfinished += 1
+        self.dead += record.dead
         if record.dead or record.attempts or record.due:
             rounds = 1 if record.dead else 0
             known.add(record.position, Parked(place, record.dead, record.attempts, rounds, record.due))
@@ -374,6 +420,7 @@ class Fold:
             known = self.keys[record.key] = ParkedKey()
         known.add(record.position, told)
         self.unfinished += 1
+        self.dead += record.dead
         if record.position > known.floor:
             known.floor, known.floor_place = record.position, place
         return True
@@ -385,8 +432,28 @@ class Fold:
             del self.keys[key]
         recent = self.place - SPOKEN_LIMIT
         self._spoken = {about: at for about, at in self._spoken.items() if about[1] >= self.base or at >= recent}
-        self._marks.append((self.place, self.epoch, self.base))
+        self._mark()
         return True
+
+    def _reset(self, record: Reset) -> bool:
+        if record.number <= self.reset:
+            return False
+        self.reset, self.reset_to = record.number, record.to
+        self.base = record.to
+        for key, known in list(self.keys.items()):
+            before, dead = known.open_count, len(known.dead)
+            known.cut(record.to, drop=record.drop)
+            gone = dead - len(known.dead)
+            self.dead -= gone
+            self.unfinished -= gone + before - known.open_count
+            if known.finished:
+                del self.keys[key]
+        self._spoken = {about: at for about, at in self._spoken.items() if about[1] < record.to}
+        self._mark()
+        return True
+
+    def _mark(self) -> None:
+        self._marks.append((self.place, self.epoch, self.base, self.reset))
 
     def _command(self, record: Requeue | Discard) -> bool:
         known = self.keys.get(record.key)
@@ -394,6 +461,7 @@ class Fold:
         self._note(record.key, record.position)
         if known is None or entry is None or not entry.dead or not self._same_round(entry, record.round):
             return False
+        self.dead -= 1
         if isinstance(record, Discard):
             self._finish(known, record.position)
             return True
@@ -412,8 +480,8 @@ class Fold:
         known.remove(position)
         self.unfinished -= 1
 
-    def checkpoint(self) -> tuple[int, int, int]:
-        """Return (place, epoch, base) from which a reader folds to the same state, as far as it still matters:
+    def checkpoint(self) -> tuple[int, int, int, int]:
+        """Return (place, epoch, base, reset) from which a reader folds to the same state, as far as it still matters:
         unfinished entries, and floors from the base on. What is below the place may be trimmed.
         """
         place = self.place
@@ -427,7 +495,7 @@ class Fold:
         self._refused = [(seen, at) for seen, at in self._refused if at >= place]
         while len(self._marks) > 1 and self._marks[1][0] <= place:
             del self._marks[0]
-        return place, self._marks[0][1], self._marks[0][2]
+        return (place, *self._marks[0][1:])
 
 
 KeyState = Literal["free", "parked", "blocked"]

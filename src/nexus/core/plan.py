@@ -24,11 +24,15 @@ _SURVIVES: dict[Durability, tuple[str, ...]] = {
 }
 
 
-def check_durability(asked: Durability, observed: Durability) -> None:
-    """Raise `DurabilityUnavailable` unless ``observed`` survives everything that ``asked`` does."""
+def check_durability(asked: Durability, observed: Durability, more_durable: str = "") -> None:
+    """Raise `DurabilityUnavailable` unless ``observed`` survives everything that ``asked`` does.
+
+    ``more_durable``: what to set in the store, as its backend says.
+    """
     missing = [loss for loss in _SURVIVES[asked] if loss not in _SURVIVES[observed]]
     if missing:
         raise DurabilityUnavailable(
             f"durability: {asked!r} survives {missing[0]}, the backend's {observed!r} does not",
-            hint=f"set durability to {observed!r} or less, or use a backend that is set up for {asked!r}",
+            hint=f"set durability to {observed!r} or less, or use a backend that is set up for {asked!r}"
+            + (f": {more_durable}" if more_durable else ""),
         )

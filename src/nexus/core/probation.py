@@ -1,7 +1,8 @@
 """Probation: one delivery at a time, so that an event that takes its process down takes no neighbour with it.
 
 Owners that were taken over uncleanly twice without progress share a `Turn`. Not even an attempt is counted before the
-turn is had: a neighbour that kills the process would use up this one's.
+turn is had, and the turn is not given back before the end of the delivery is durable: in both cases a neighbour that
+kills the process would use up this one's attempts, one with each crash.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Hashable
 
 
 class Turn:
-    """The right to deliver while on probation; one for all owners of a consumer."""
+    """The right to deliver while on probation; one for all owners of a process."""
 
     __slots__ = ("_waiting", "holder")
 

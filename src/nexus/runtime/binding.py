@@ -36,6 +36,8 @@ class Context(msgspec.Struct, frozen=True):
     fence: int
     """Grows with every new owner of the partition. Store it beside your own writes and refuse a lower one, and a
     former owner that woke up late cannot overwrite what the new one wrote."""
+    replay: str | None = None
+    """Id of the replay that delivers the event; None for an event that the group gets for itself."""
 
 
 Build = Callable[[Event[Any], Callable[[], Context]], tuple[Any, ...]]

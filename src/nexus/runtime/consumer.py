@@ -9,32 +9,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import islice
 from typing import Any
 
 from nexus.clock import Clock
+from nexus.core.control import Wish
+from nexus.core.filter import compile_filter
 from nexus.core.lanes import Delivery
 from nexus.core.outcome import ACK, Ack, Cancelled, DeadLetter, Outcome, Park, RetryIn
-from nexus.core.owner import Owner
+from nexus.core.owner import PAUSED, Owner
 from nexus.core.probation import Turn
 from nexus.errors import BackendError, CorruptData, CursorLost, UnknownGroup
 from nexus.event import Event
+from nexus.runtime.bounds import Bounds
+from nexus.runtime.control import ControlTopic
+from nexus.runtime.inbox import inboxes_for
 from nexus.runtime.journal import Journal, parking_spec, parking_topic, record_of
 from nexus.runtime.parking import ParkingWriter
 from nexus.runtime.partition import Partition, Stats
 from nexus.runtime.publisher import Publisher
+from nexus.runtime.settler import SETTLE_AFTER, Settler
 from nexus.runtime.subscription import Group
 from nexus.runtime.takeover import Takeover
 from nexus.runtime.upkeep import Upkeep
 from nexus.runtime.worker import Workers
-from nexus.spi.backend import Assigned, Backend, Cursor, Lost, Member, Revoking, Settlement, Slice, Want
+from nexus.spi.backend import Assigned, Backend, Lost, Member, Revoking, Settlement, Slice, Stored, Want
 
 log = logging.getLogger("nexus.consumer")
+_compiled = functools.lru_cache(256)(compile_filter)
 
-SETTLE_AFTER = 1_000
-"""Completions after which cursors are stored before their time."""
 LOAD_AHEAD = 32
 """Events of a parked key that are read at once."""
 _RETRY_S = 0.1
@@ -54,13 +60,18 @@ class Consumer:
         new_id: Callable[[], str],
         source: str,
         member: str,
+        probation: Turn,
+        control: ControlTopic,
         *,
         prefetch_events: int,
         prefetch_bytes: int,
         settle_interval_s: float,
         drain_s: float,
+        bounds: Bounds | None = None,
     ) -> None:
+        """``bounds`` are those of a replay: which events are the group's, and until where."""
         self.group = group
+        self._bounds = bounds
         self.clock = clock
         self.publisher = publisher
         self.source = source
@@ -70,7 +81,6 @@ class Consumer:
         self._member_name = member
         self._prefetch_events = prefetch_events
         self._prefetch_bytes = prefetch_bytes
-        self._settle_interval_s = settle_interval_s
         self._drain_s = drain_s
         self._member: Member | None = None
         self._unwatch: Callable[[], None] = lambda: None
@@ -78,20 +88,29 @@ class Consumer:
         self._by_owner: dict[Owner, Partition] = {}
         self._again: list[Assigned] = []
         self._workers = Workers(self, group.workers)
-        self._probation = Turn()
-        self._takeover = Takeover(group, backend, self._journal, member)
-        self._upkeep = Upkeep(backend, self._journal)
+        self._probation = probation
+        self._control = control
+        self._told = True
+        self._cutting = False
+        self._takeover = Takeover(group, backend, self._journal, member, self._wish)
+        self._settler = Settler(
+            group.name,
+            self._partitions,
+            Upkeep(backend, self._journal),
+            settle_interval_s,
+            clock,
+            fenced=lambda partition: self._drop(partition.id, "its settle was refused"),
+            has_records=lambda: self._writer.wake.set(),
+            settled=self._after_settle,
+        )
         self._writer = ParkingWriter(group.name, self._journal, clock, self._partitions, self._retake, self._landed)
+        self.settled = asyncio.Event()
+        """Set at each settle; for whoever waits for progress, and clears it."""
         self._wake = asyncio.Event()
-        self._settle_wake = asyncio.Event()
-        self._settle_now = asyncio.Event()
         self._changed = asyncio.Event()
-        self._settling = asyncio.Lock()
         self._hungry = False
         self._tail_parking = True
-        self._unsettled = False
         self._watched = 0
-        self._ended = 0
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
         self._releases: set[asyncio.Task[None]] = set()
@@ -101,23 +120,32 @@ class Consumer:
 
     async def start(self) -> None:
         """Join the group and begin."""
-        patterns = [pattern for subscription in self.group.subscriptions for pattern in subscription.patterns]
-        wanted = {topic for pattern in patterns for topic in self.publisher.topics_of(pattern)}
-        topics = sorted(wanted | await self._unfinished_topics())
+        topics = self._bounds.topics if self._bounds is not None else await self._topics()
         for topic in topics:
             info = await self._backend.describe(topic)
             await self._backend.ensure(parking_spec(topic, self.group.name, info.spec.partitions))
         # Operators write their commands there, from any process.
-        self._unwatch = self._backend.watch(
-            [parking_topic(topic, self.group.name) for topic in topics], self._parking_news
-        )
+        unwatch = self._backend.watch([parking_topic(topic, self.group.name) for topic in topics], self._parking_news)
+        ignore = self._control.listen(self._control_news)
+
+        def unwatch_all() -> None:
+            unwatch()
+            ignore()
+
+        self._unwatch = unwatch_all
         start: Any = self.group.start
         self._member = await self._backend.claim(self.group.name, topics, self._member_name, self._wake.set, start)
+        self._settler.start(self._member)
         loop = asyncio.get_running_loop()
         self.failed = loop.create_future()
         self._workers.start()
-        for task in (self._pump(), self._writer.run(), self._settle_by_time()):
+        for task in (self._pump(), self._writer.run(), self._settler.run()):
             self._tasks.append(loop.create_task(self.guard(task)))
+
+    async def _topics(self) -> list[str]:
+        patterns = [pattern for subscription in self.group.subscriptions for pattern in subscription.patterns]
+        wanted = {topic for pattern in patterns for topic in self.publisher.topics_of(pattern)}
+        return sorted(wanted | await self._unfinished_topics())
 
     async def _unfinished_topics(self) -> set[str]:
         """Topics where the group has events left, though its patterns point elsewhere by now: they are not stranded."""
@@ -130,6 +158,16 @@ class Consumer:
     def _parking_news(self) -> None:
         self._tail_parking = True
         self._wake.set()
+
+    def _control_news(self) -> None:
+        self._told = True
+        self._wake.set()
+
+    def _after_settle(self) -> None:
+        self.settled.set()
+        if self._hungry or self._cutting:
+            self._cutting = False
+            self._wake.set()
 
     async def guard(self, work: Coroutine[Any, Any, None]) -> None:
         """Let nothing end silently: an error nobody planned stops the whole consumer, and is raised by `close`."""
@@ -212,6 +250,9 @@ class Consumer:
                 await asyncio.sleep(0)
                 continue
             due = min((o.wake_at for o in self._owners() if o.wake_at is not None), default=None)
+            if self._bounds is not None and self._bounds.wake_at is not None:
+                due = min(due or self._bounds.wake_at, self._bounds.wake_at)
+                self._bounds.wake_at = None
             timeout = None if due is None else max(0.0, due - self.clock.now())
             if self._again:
                 timeout = _RETRY_S if timeout is None else min(timeout, _RETRY_S)
@@ -225,11 +266,41 @@ class Consumer:
         if changes or self._again:
             await self._take_changes(changes)
         now = self.clock.now()
+        if self._told:
+            self._told = False
+            self._obey(now)
         for owner in self._owners():
             owner.tick(now)
         busy = await self._fetch()
         self._look_for_records()
         return busy
+
+    def _wish(self, id: tuple[str, int]) -> Wish | None:
+        return self._control.state.group(self.group.name).wishes.get(id)
+
+    def _obey(self, now: float) -> None:
+        """Let what operators decided about the group hold in all partitions."""
+        for partition in self._partitions.values():
+            if partition.owner is not None and not partition.releasing:
+                self._obey_in(partition, partition.owner, now)
+
+    def _obey_in(self, partition: Partition, owner: Owner, now: float) -> None:
+        decided = self._control.state.group(self.group.name)
+        wish = decided.wishes.get(partition.id)
+        if wish is not None and wish.number > owner.fold.reset:
+            self._start_move(partition)
+            return
+        if decided.paused:
+            owner.pause()
+            self._writer.wake.set()
+        elif owner.stopped == PAUSED:
+            owner.unpause(now)
+            self._tail_parking = True
+        if owner.cuts.in_force != decided.version:
+            owner.cut(decided.version)
+            self._told |= owner.cuts.in_force != decided.version
+            self._cutting = True
+            self._settler.hurry()
 
     def _owners(self) -> list[Owner]:
         return [partition.owner for partition in self._partitions.values() if partition.owner is not None]
@@ -253,7 +324,9 @@ class Consumer:
                         assigned.remove(one)
                         await self._give_back(one)
                     partition = self._partitions.get((topic, number))
-                    if partition is not None and not partition.releasing:
+                    if partition is not None and partition.moving:
+                        partition.moving = False
+                    elif partition is not None and not partition.releasing:
                         # Some of the deadline is for settling what was drained.
                         self._start_release(partition, min(0.8 * deadline_s, self._drain_s))
                 case Lost(topic, number, reason):
@@ -271,6 +344,22 @@ class Consumer:
     def _start_release(self, partition: Partition, deadline_s: float) -> None:
         partition.releasing = True
         task = asyncio.get_running_loop().create_task(self._release([partition], deadline_s, "moved"))
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
+
+    def _start_move(self, partition: Partition) -> None:
+        """Operators sent the group elsewhere: end what runs, and take over again, which begins there."""
+        partition.releasing = partition.moving = True
+
+        async def move() -> None:
+            await self._wind_down([partition], self._drain_s, "sent elsewhere")
+            if partition.moving:
+                partition.moving = False
+                self._retake(*partition.id)
+            else:
+                await self._let_go([partition], "moved")
+
+        task = asyncio.get_running_loop().create_task(move())
         self._releases.add(task)
         task.add_done_callback(self._releases.discard)
 
@@ -295,6 +384,7 @@ class Consumer:
         assert self._member is not None
         taken, again = await self._takeover.run(self._member, assigned)
         self._again += again
+        owned: list[tuple[Partition, Owner]] = []
         for one in taken:
             partition = Partition(one.topic, one.number, parking_topic(one.topic, self.group.name))
             self._partitions[partition.id] = partition
@@ -304,7 +394,21 @@ class Consumer:
             partition.owner = owner
             partition.trimmed_to = partition.checkpoint_at = one.state.place
             self._by_owner[owner] = partition
-            owner.resume(self.clock.now())
+            owned.append((partition, owner))
+        if self._backend.capabilities.dedup == "sender":
+            places = [(partition.topic, partition.number, owner.ledger.low) for partition, owner in owned]
+            for (partition, _), inbox in zip(owned, await inboxes_for(self._backend, places), strict=True):
+                partition.inbox = inbox
+        if any(not self._knows(owner) for _, owner in owned):
+            await self._control.read_on()
+        for partition, owner in owned:
+            if partition.owner is owner:
+                self._obey_in(partition, owner, self.clock.now())
+                owner.resume(self.clock.now())
+
+    def _knows(self, owner: Owner) -> bool:
+        """Tell whether this process has read of the filter that judges events there; the owner before had."""
+        return owner.cuts.in_force <= self._control.state.group(self.group.name).version
 
     # ---- fetching -------------------------------------------------------------------------------------------------
 
@@ -329,6 +433,8 @@ class Consumer:
             owner = partition.owner
             assert owner is not None
             count = min(owner.credit, share)
+            if self._bounds is not None:
+                count = self._bounds.room(partition.id, owner.ledger.next, count, self.clock.now())
             if count:
                 wants.append(Want(partition.topic, partition.number, owner.ledger.next, count))
         from_topic = len(wants)
@@ -381,20 +487,60 @@ class Consumer:
             owner.trimmed(part.trimmed)
             self._note_progress(0)
         route = self.group.route
+        events = part.events
+        wanted = self._altered(owner)
+        if self._bounds is not None and partition is not None:
+            events, wanted = self._bounded(partition, owner, part, self._bounds)
+        inbox = partition.inbox if partition is not None else None
         skipped = 0
-        for stored in part.events:
+        for stored in events:
             if stored.position < owner.ledger.next:
                 continue  # the takeover of this partition happened while the fetch was under way
-            subscription = route(stored.event)
+            subscription = route(stored.event) if wanted is None or wanted(stored) else None
             if subscription is None:
                 owner.skip(stored.position)
                 skipped += 1
+            elif inbox is not None and not inbox.take(stored.event):
+                owner.skip(stored.position)
+                self.stats.duplicates += 1
+                self._note_progress(1)
             else:
                 owner.offer(stored, now, subscription)
         if skipped:
             self.stats.skipped += skipped
             self._note_progress(skipped)
         return part.more
+
+    def _bounded(
+        self, partition: Partition, owner: Owner, part: Slice, bounds: Bounds
+    ) -> tuple[Sequence[Stored], Callable[[Stored], bool]]:
+        """Return what of a slice is replayed, marked, and which of these are wanted; note if that was the last."""
+        end = bounds.end(partition.id)
+        events = [bounds.marked(stored) for stored in part.events if stored.position < end]
+        if part.next >= end and not events and owner.ledger.next < end:
+            owner.trimmed(end)  # positions have gaps: there is nothing more below the end
+            self._note_progress(0)
+        return events, lambda stored: bounds.wants(partition.id, stored.event)
+
+    @property
+    def finished(self) -> bool:
+        """True if this member of a replay has nothing left in what it owns, as far as it has settled."""
+        return self._bounds is not None and all(
+            owner is not None and owner.ledger.low >= self._bounds.end(at) and owner.fold.unfinished == owner.fold.dead
+            for at, owner in ((partition.id, partition.owner) for partition in self._partitions.values())
+        )
+
+    def _altered(self, owner: Owner) -> Callable[[Stored], bool] | None:
+        """Return what operators want of an event of this partition besides what the code wants, if anything."""
+        filters = self._control.state.group(self.group.name).filters
+        if len(filters) == 1:
+            return None
+
+        def wanted(stored: Stored) -> bool:
+            text = filters[owner.cuts.at(stored.position)]
+            return text is None or _compiled(text).matches(stored.event)
+
+        return wanted
 
     def _tail(self, part: Slice, now: float) -> None:
         topic = part.topic[: -len(f".{self.group.name}.park")]
@@ -405,6 +551,8 @@ class Consumer:
         for stored in part.events:
             if stored.position >= owner.fold.place:
                 owner.tail(stored.position, record_of(stored), now)
+        if owner.dirty:
+            self._note_progress(0)
         if owner.deposed:
             self._retake(topic, part.partition)
 
@@ -457,8 +605,9 @@ class Consumer:
         if outcome is ACK:
             self.stats.acked += 1
             if owner.ack(delivery):
-                self._ended += 1
-                if self._ended >= SETTLE_AFTER or not self._unsettled or self._watched:
+                settler = self._settler
+                settler.ended += 1
+                if settler.ended >= SETTLE_AFTER or not settler.unsettled or self._watched:
                     self._note_progress(0)
                 if self._hungry and owner.queued_events * 2 <= self._prefetch_events:
                     self._hungry = False
@@ -472,6 +621,8 @@ class Consumer:
         elif owner.wake_at is not None:
             self._wake.set()
         self._note_progress(1)
+        if owner.on_probation:
+            self._settler.hurry()  # the others wait until this end is durable
         if self._hungry and owner.queued_events * 2 <= self._prefetch_events:
             self._hungry = False
             self._wake.set()
@@ -496,12 +647,7 @@ class Consumer:
                 stats.cancelled += 1
 
     def _note_progress(self, count: int) -> None:
-        self._ended += count
-        if self._ended >= SETTLE_AFTER:
-            self._settle_now.set()
-        if not self._unsettled:
-            self._unsettled = True
-            self._settle_wake.set()
+        self._settler.note(count)
         if self._watched:
             self._changed.set()
 
@@ -514,62 +660,9 @@ class Consumer:
     def _landed(self, owner: Owner, records: int) -> None:
         """Records of an owner are durable, and it knows."""
         self._note_progress(records)
+        if owner.on_probation:
+            self._settler.hurry()
         if owner.wake_at is not None or self._hungry:
-            self._wake.set()
-
-    # ---- settling -------------------------------------------------------------------------------------------------
-
-    async def _settle_by_time(self) -> None:
-        while True:
-            await self._settle_wake.wait()
-            self._settle_wake.clear()
-            self._unsettled = False
-            await self._wait(self._settle_now, self._settle_interval_s)
-            self._settle_now.clear()
-            try:
-                await self._settle(list(self._partitions.values()))
-            except BackendError as error:
-                log.warning("group %s cannot settle: %s", self.group.name, error)
-                await asyncio.sleep(_RETRY_S)
-                self._settle_wake.set()
-
-    async def _settle(self, partitions: Sequence[Partition], *, clean: bool = False) -> None:
-        """Store the cursors that changed; with ``clean``, give the partitions back in the same step."""
-        if self._member is None:
-            return
-        async with self._settling:
-            self._ended = 0
-            offered: list[tuple[Partition, Owner, Cursor]] = []
-            for partition in partitions:
-                owner = partition.owner
-                if owner is None or owner.deposed or not (owner.dirty or clean):
-                    continue
-                cursor = owner.cursor(clean=clean)
-                if cursor is not None:
-                    offered.append((partition, owner, cursor))
-            if not offered:
-                return
-            try:
-                answers = await self._member.settle(
-                    [Settlement(p.topic, p.number, cursor, release=clean) for p, _, cursor in offered]
-                )
-            except BaseException:
-                for _, owner, _ in offered:
-                    owner.not_settled()
-                raise
-            for (partition, owner, cursor), answer in zip(offered, answers, strict=True):
-                if partition.owner is not owner:
-                    continue
-                if answer == "ok":
-                    owner.settled(cursor, self.clock.now())
-                    if await self._upkeep.keep(partition, owner):
-                        self._writer.wake.set()
-                elif answer == "fenced":
-                    self._drop(partition.id, "its settle was refused")
-                else:
-                    owner.not_settled()
-                    self._settle_wake.set()
-        if self._hungry:
             self._wake.set()
 
     async def settle_before(self, delivery: Delivery) -> bool:
@@ -577,7 +670,7 @@ class Consumer:
         partition = self._by_owner.get(delivery.lane.owner)
         while partition is not None and partition.owner is delivery.lane.owner:
             with contextlib.suppress(BackendError):
-                await self._settle([partition])
+                await self._settler.settle([partition])
                 owner = partition.owner
                 if owner is None or not owner.dirty:
                     return owner is not None
@@ -588,6 +681,10 @@ class Consumer:
 
     async def _release(self, partitions: Sequence[Partition], budget_s: float, reason: str) -> None:
         """Stop, wait for what runs, write what is to be written, settle clean (rule 14)."""
+        await self._wind_down(partitions, budget_s, reason)
+        await self._let_go(partitions, reason)
+
+    async def _wind_down(self, partitions: Sequence[Partition], budget_s: float, reason: str) -> None:
         for partition in partitions:
             partition.releasing = True
             if partition.owner is not None:
@@ -601,8 +698,11 @@ class Consumer:
                 log.warning("group %s waits for handlers in threads that cannot be stopped", self.group.name)
         self._writer.wake.set()
         await self._until(lambda: all(owner.drained or owner.deposed for owner in owners), 10.0)
+
+    async def _let_go(self, partitions: Sequence[Partition], reason: str) -> None:
         with contextlib.suppress(BackendError):  # then the next owner finds a partition that was not given back
-            await self._settle([p for p in partitions if p.owner is not None and p.owner.drained], clean=True)
+            drained = [p for p in partitions if p.owner is not None and p.owner.drained]
+            await self._settler.settle(drained, clean=True)
         for partition in partitions:
             if self._partitions.get(partition.id) is partition:
                 del self._partitions[partition.id]

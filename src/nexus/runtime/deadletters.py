@@ -7,7 +7,7 @@ from any process, whether the group runs or not, and a command that comes too la
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -15,15 +15,22 @@ import msgspec
 from nexus.clock import Clock
 from nexus.core.cursor import State, decode
 from nexus.core.envelope import check_json
+from nexus.core.fingerprint import fingerprint
 from nexus.core.parking import Discard, Fold, LaneKey, Record, Requeue
+from nexus.core.takeover import begin_fold
 from nexus.errors import NexusError, UnknownGroup
 from nexus.event import Event, is_json
 from nexus.runtime.history import Attempt, Told, tell
 from nexus.runtime.journal import Journal, parking_topic, record_of
+from nexus.runtime.schemas import Schemas
 from nexus.spi.backend import Backend, Want
 
 _READ_EVENTS = 2_000
 _READ_BYTES = 16 * 1024 * 1024
+BATCH_LIMIT = 1_000
+"""Commands that are appended together."""
+VIEWS_LIMIT_LETTERS = 20_000
+"""Entries that the partitions read so far may hold in memory; then what was read first is forgotten, and read again."""
 _VIEWS_LIMIT = 256
 
 
@@ -54,6 +61,16 @@ class DeadLetterInfo(msgspec.Struct, frozen=True):
         """Name for the command line: group/topic/partition/position."""
         return f"{self.group}/{self.topic}/{self.partition}/{self.position}"
 
+    @property
+    def error(self) -> str:
+        """The last error, with its traceback; empty if there was none."""
+        return self.history[-1].error if self.history else ""
+
+    @property
+    def fingerprint(self) -> str:
+        """What dead letters share that died of the same error (`nexus.core.fingerprint`)."""
+        return fingerprint(self.error, self.reason)
+
 
 class NotDead(NexusError):
     """There is no such dead letter (any more)."""
@@ -61,11 +78,24 @@ class NotDead(NexusError):
     code = "NXS-6001"
 
 
+_Sought = Sequence[tuple[int, int | None, Record]]
+"""Commands of one partition: the caller's number of each, its place if the store told it, and the record."""
+
+
 class DeadLetters:
     """The dead letters of a store."""
 
-    def __init__(self, backend: Backend, clock: Clock, new_id: Callable[[], str], source: str) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Clock,
+        new_id: Callable[[], str],
+        source: str,
+        schemas: Mapping[str, str] | None = None,
+    ) -> None:
+        """``schemas``: for patterns of event types, the JSON Schema files that edited bodies must fit."""
         self._backend = backend
+        self._schemas = Schemas(schemas or {})
         self._clock = clock
         self._journal = Journal(backend, clock, new_id, source)
         self._views: dict[tuple[str, str, int], _View] = {}
@@ -73,11 +103,20 @@ class DeadLetters:
 
     async def all(self, group: str | None = None, topic: str | None = None) -> list[DeadLetterInfo]:
         """Return all dead letters, oldest first within a partition."""
-        found: list[DeadLetterInfo] = []
+        return [letter async for letter in self.each(group, topic)]
+
+    async def each(
+        self, group: str | None = None, topic: str | None = None, error: str | None = None
+    ) -> AsyncIterator[DeadLetterInfo]:
+        """Give the dead letters one after the other, those of one partition in memory at a time.
+
+        ``error`` is a fingerprint. What dies in a partition after its first letter was given is not among them.
+        """
         for of_group, of_topic, partitions in await self._parking_topics(group, topic):
             for partition in range(partitions):
-                found += await self._read(of_group, of_topic, partition)
-        return found
+                for letter in await self._read(of_group, of_topic, partition):
+                    if error is None or letter.fingerprint == error:
+                        yield letter
 
     async def first(self, group: str) -> DeadLetterInfo:
         """Return the oldest dead letter of a group; wait for one if there is none."""
@@ -110,31 +149,65 @@ class DeadLetters:
                     return letter
         raise NotDead(f"there is no dead letter {id}", hint="it was requeued or discarded; see `nexus dlq ls`")
 
+    def check(self, letter: DeadLetterInfo, data: bytes) -> None:
+        """Raise `InvalidEvent` unless ``data`` is what the content type says and fits the schema of the type."""
+        if is_json(letter.event.datacontenttype):
+            check_json(data)
+        self._schemas.check(letter.event.type, letter.event.datacontenttype, data)
+
     async def requeue(self, letter: DeadLetterInfo, *, data: bytes | None = None, who: str = "") -> bool:
         """Have the group try the event again, with a new body if ``data`` is given; the original is kept.
 
         Returns False if the dead letter was gone when the command arrived. Raises `InvalidEvent` for a body that is
-        not what the event's content type says.
+        not what the event's content type says, or that does not fit the schema of its type (setting ``schemas``).
         """
         edited = None
         if data is not None:
-            if is_json(letter.event.datacontenttype):
-                check_json(data)
+            self.check(letter, data)
             edited = msgspec.structs.replace(letter.event, body=data)
-        command = Requeue(_key_of(letter), letter.position, letter.round, who, edited, self._clock.now())
-        return await self._command(letter, command)
+        (taken,) = await self._command([(letter, self._requeue(letter, who, edited))])
+        return taken
+
+    async def requeue_many(self, letters: Sequence[DeadLetterInfo], *, who: str = "") -> list[bool]:
+        """Have the groups try many again as they are, with one append per parking topic and `BATCH_LIMIT` of them.
+
+        Returns for each what `requeue` does.
+        """
+        return await self._command([(letter, self._requeue(letter, who)) for letter in letters])
 
     async def discard(self, letter: DeadLetterInfo, *, why: str = "", who: str = "") -> bool:
         """Give the event up for ever. Returns False if the dead letter was gone when the command arrived."""
-        command = Discard(_key_of(letter), letter.position, letter.round, who, why, self._clock.now())
-        return await self._command(letter, command)
+        (taken,) = await self.discard_many([letter], why=why, who=who)
+        return taken
 
-    async def _command(self, letter: DeadLetterInfo, command: Record) -> bool:
-        """Append a command and read on up to it: whether it was taken is what every reader sees there."""
-        parking = parking_topic(letter.topic, letter.group)
-        async with self._reading:  # nobody else reads past the command before this does
-            (place,) = await self._journal.append(parking, [(letter.partition, command)])
-            return await self._read_on(letter.group, letter.topic, letter.partition, place, command)
+    async def discard_many(self, letters: Sequence[DeadLetterInfo], *, why: str = "", who: str = "") -> list[bool]:
+        """Give many events up for ever; as `requeue_many`."""
+        now = self._clock.now()
+        return await self._command(
+            [(one, Discard(_key_of(one), one.position, one.round, who, why, now)) for one in letters]
+        )
+
+    def _requeue(self, letter: DeadLetterInfo, who: str, edited: Event[Any] | None = None) -> Requeue:
+        return Requeue(_key_of(letter), letter.position, letter.round, who, edited, self._clock.now())
+
+    async def _command(self, wanted: Sequence[tuple[DeadLetterInfo, Record]]) -> list[bool]:
+        """Append commands and read on up to them: whether one was taken is what every reader sees at its place."""
+        taken = [False] * len(wanted)
+        by_topic: dict[tuple[str, str], list[int]] = {}
+        for number, (letter, _) in enumerate(wanted):
+            by_topic.setdefault((letter.group, letter.topic), []).append(number)
+        for (group, topic), numbers in by_topic.items():
+            for batch in (numbers[at : at + BATCH_LIMIT] for at in range(0, len(numbers), BATCH_LIMIT)):
+                records = [(wanted[number][0].partition, wanted[number][1]) for number in batch]
+                async with self._reading:  # nobody else reads past the commands before this does
+                    places = await self._journal.append(parking_topic(topic, group), records)
+                    sought: dict[int, list[tuple[int, int | None, Record]]] = {}
+                    for number, place, (partition, record) in zip(batch, places, records, strict=True):
+                        sought.setdefault(partition, []).append((number, place, record))
+                    for partition, commands in sought.items():
+                        for number in await self._read_on(group, topic, partition, commands):
+                            taken[number] = True
+        return taken
 
     async def _parking_topics(self, group: str | None, topic: str | None) -> list[tuple[str, str, int]]:
         groups = await self._backend.groups()
@@ -180,14 +253,15 @@ class DeadLetters:
                 )
         return sorted(letters, key=lambda letter: letter.position)
 
-    async def _read_on(
-        self, group: str, topic: str, partition: int, until: int | None = None, command: Record | None = None
-    ) -> bool:
-        """Fold in what is new, up to a place or to the end; True if ``command`` was met there and taken."""
+    async def _read_on(self, group: str, topic: str, partition: int, sought: _Sought = ()) -> set[int]:
+        """Fold in what is new, up to the last of the commands ``sought``, or to the end; the numbers of those taken."""
         parking = parking_topic(topic, group)
         at = (group, topic, partition)
         view = self._views.get(at) or await self._begin(at)
-        taken = False
+        by_place = {place: number for number, place, _ in sought if place is not None}
+        placeless = [(number, record) for number, place, record in sought if place is None]
+        until = max(by_place) if by_place and not placeless else None
+        taken: set[int] = set()
         while until is None or view.fold.place <= until:
             wanted = view.fold.place
             (part,) = await self._backend.read([Want(parking, partition, wanted, _READ_EVENTS)], _READ_BYTES)
@@ -198,11 +272,23 @@ class DeadLetters:
                 record = record_of(stored)
                 if view.fold.apply(stored.position, record):
                     tell(view.told, record, view.fold)
-                    taken |= stored.position == until or (until is None and record == command)
+                    taken.update(number for number, command in placeless if command == record)
+                    if stored.position in by_place:
+                        taken.add(by_place[stored.position])
             if not part.more:
                 break
             await asyncio.sleep(0)
+        self._forget_others(at)
         return taken
+
+    def _forget_others(self, at: tuple[str, str, int]) -> None:
+        """Forget what was read of other partitions, the oldest first, while all together hold too much."""
+        entries = sum(len(view.told) for view in self._views.values())
+        for other in list(self._views):
+            if entries <= VIEWS_LIMIT_LETTERS and len(self._views) <= _VIEWS_LIMIT:
+                return
+            if other != at:
+                entries -= len(self._views.pop(other).told)
 
     async def _begin(self, at: tuple[str, str, int]) -> _View:
         """Begin where the group's cursor says that reading must begin."""
@@ -211,9 +297,7 @@ class DeadLetters:
         for lag in await self._backend.lag(group):
             if (lag.topic, lag.partition) == (topic, partition):
                 state = decode(lag.low, lag.state)
-        if len(self._views) >= _VIEWS_LIMIT:
-            self._views.clear()
-        view = self._views[at] = _View(Fold(state.place, state.place_epoch, state.base))
+        view = self._views[at] = _View(begin_fold(state))
         return view
 
 

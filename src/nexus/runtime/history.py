@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from nexus.core.parking import Carry, Dead, Discard, Done, Entry, Failed, Fold, LaneKey, Record, Requeue
+from nexus.core.parking import Carry, Dead, Discard, Done, Entry, Failed, Fold, LaneKey, Record, Requeue, Reset
 from nexus.event import Event
 
 HISTORY_LIMIT = 20
@@ -81,3 +81,6 @@ def tell(told: dict[tuple[LaneKey, int], Told], record: Record, fold: Fold) -> N
             told[key, position].edited = record.event
         case Done(_, key, position) | Discard(key, position):
             told.pop((key, position), None)
+        case Reset():
+            for key, position in [about for about in told if not fold.holds(*about)]:
+                del told[key, position]

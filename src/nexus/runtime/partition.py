@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from nexus.core.owner import Owner
+from nexus.runtime.inbox import Inbox
 
 
 class Stats(msgspec.Struct):
@@ -18,6 +19,8 @@ class Stats(msgspec.Struct):
     expired: int = 0
     skipped: int = 0
     trimmed: int = 0
+    duplicates: int = 0
+    """Second copies of an event that were passed over."""
     returned_conflicts: int = 0
 
 
@@ -28,7 +31,11 @@ class Partition(msgspec.Struct, eq=False):
     number: int
     parking: str
     owner: Owner | None = None
+    inbox: Inbox | None = None
+    """Where the backend itself does not recognise every second copy."""
     releasing: bool = False
+    moving: bool = False
+    """It is wound down to be taken over again, not to be given up."""
     trimmed_to: int = 0
     checkpoint_at: int = 0
 

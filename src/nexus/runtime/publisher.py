@@ -73,7 +73,7 @@ class Publisher:
         self.specs = {spec.name: spec for spec, _ in topics} | {default.name: default}
         self._durability: dict[str, Durability] = {}
         self._routes: dict[str, _Route] = {}
-        self._max_body_bytes = min(max_body_bytes, backend.capabilities.max_body_bytes - ENVELOPE_BYTES)
+        self.max_body_bytes = min(max_body_bytes, backend.capabilities.max_body_bytes - ENVELOPE_BYTES)
         self._queue_events = queue_events
         self._queue_bytes = queue_bytes
         self._timeout_s = timeout_s
@@ -126,7 +126,7 @@ class Publisher:
 
     async def publish(self, event: Event[Any], check: Callable[[Event[Any], int], None] = validate) -> Receipt:
         """Store one event. Raises `InvalidEvent`, `PublishError`, `Closed`, `BackendError`."""
-        check(event, self._max_body_bytes)
+        check(event, self.max_body_bytes)
         if self._closed:
             raise _closed()
         size = len(event.body)
@@ -170,7 +170,7 @@ class Publisher:
         """
         for index, event in enumerate(events):
             try:
-                validate(event, self._max_body_bytes)
+                validate(event, self.max_body_bytes)
             except InvalidEvent as error:
                 error.index = index
                 error.message = f"event {index} of {len(events)}: {error.message}"

@@ -26,9 +26,16 @@ class Seen(NamedTuple):
 
 
 async def merged(
-    backend: Backend, places: Mapping[At, int], *, until: float | None = None, follow: bool = False
+    backend: Backend,
+    places: Mapping[At, int],
+    *,
+    until: float | None = None,
+    ends: Mapping[At, int] | None = None,
+    follow: bool = False,
 ) -> AsyncIterator[Seen]:
     """Read from ``places`` on, to the end as it is then or for ever; without what was stored after ``until``.
+
+    ``ends`` are positions that are not read any more.
 
     Holds at most 500 events of a partition.
     """
@@ -46,7 +53,12 @@ async def merged(
                 for part in slices:
                     at = part.topic, part.partition
                     nexts[at] = part.next
-                    taken = [s for s in part.events if until is None or s.recorded_at <= until]
+                    end = ends[at] if ends is not None else None
+                    taken = [
+                        s
+                        for s in part.events
+                        if (until is None or s.recorded_at <= until) and (end is None or s.position < end)
+                    ]
                     held[at].extend(taken)
                     if not part.more or len(taken) < len(part.events):
                         reading.discard(at)

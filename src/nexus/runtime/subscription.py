@@ -41,6 +41,9 @@ class Subscription(msgspec.Struct, frozen=True, eq=False):
     """Name of the field of returned payloads that becomes their key; None keeps the handled event's key."""
     plain: bool = False
     """An async handler without a time limit: it is simply awaited."""
+    lifecycle: bool = False
+    """Of requests: ``started`` is published before the handler is called, then its result as ``success``, or
+    ``failed`` when it is given up."""
 
 
 class Group(msgspec.Struct, eq=False):

@@ -1,24 +1,29 @@
-"""Becoming the owner of partitions: fence, claim, read, then fetch (rule 1); many at once."""
+"""Becoming the owner of partitions: fence, claim, read, then fetch (rule 1); many at once.
+
+If operators sent the group elsewhere, the new owner writes that down between reading and fetching (rule 15).
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
+from nexus.core import cursor as cursor_codec
+from nexus.core.control import Wish
 from nexus.core.cursor import State
-from nexus.core.parking import Claim, Fold
-from nexus.core.takeover import take_over
+from nexus.core.parking import Claim, Fold, Record, Reset
+from nexus.core.takeover import after_reset, begin_fold, take_over
 from nexus.errors import BackendError, CursorLost, UnknownOutcome
 from nexus.runtime.journal import Journal, parking_topic, record_of
 from nexus.runtime.subscription import Group
-from nexus.spi.backend import Assigned, Backend, Cursor, Member, Settlement, Stored
+from nexus.spi.backend import Assigned, Backend, Cursor, Member, Settlement, Slice, Stored, Want
 
 log = logging.getLogger("nexus.consumer")
 
 _ROUNDS = 8
+_HEADS_BYTES = 1024 * 1024
 Id = tuple[str, int]
 
 
@@ -35,8 +40,17 @@ class Taken(msgspec.Struct, frozen=True):
 class Takeover:
     """Takes partitions over for one member of one group."""
 
-    def __init__(self, group: Group, backend: Backend, journal: Journal, member_name: str) -> None:
+    def __init__(
+        self,
+        group: Group,
+        backend: Backend,
+        journal: Journal,
+        member_name: str,
+        wish: Callable[[Id], Wish | None],
+    ) -> None:
+        """``wish`` says where operators sent a partition last, if they did."""
         self._group = group
+        self._wish = wish
         self._backend = backend
         self._journal = journal
         self._member_name = member_name
@@ -66,29 +80,49 @@ class Takeover:
         later: list[Assigned],
     ) -> dict[Id, Assigned]:
         fenced = await self._fence(member, ids, in_force, taken, later)
-        claimed = await self._claim(fenced)
+        claimed = await self._append({id: Claim(cursor.epoch, self._member_name) for id, (cursor, _) in fenced.items()})
+        folds = {id: begin_fold(fenced[id][1]) for id in claimed}
+        read = await self._read_on(folds)
+        resets: dict[Id, Record] = {}
+        for id in read:
+            wish = self._wish(id)
+            if self._in_force(folds[id], fenced[id][0]) and wish is not None and wish.number > folds[id].reset:
+                resets[id] = Reset(fenced[id][0].epoch, wish.number, wish.to, wish.drop)
+        if resets:
+            reset = await self._append(resets)
+            read = (read - resets.keys()) | await self._read_on({id: folds[id] for id in reset & read})
         again: dict[Id, Assigned] = {}
         for id, (cursor, state) in fenced.items():
             topic, number = id
-            if id not in claimed:
+            if id not in read:
                 later.append(Assigned(topic, number, cursor, ids[id].token))
-                continue
-            fold = Fold(state.place, state.place_epoch, state.base)
+            elif self._in_force(folds[id], cursor):
+                taken.append(Taken(topic, number, *after_reset(cursor, state, folds[id]), folds[id]))
+            else:
+                in_force[id] = folds[id].epoch
+                first = ids[id].cursor
+                fresh = first is None or first.epoch == 0  # the next round sees: a claim, and no cursor to go with it
+                again[id] = Assigned(topic, number, first if fresh else cursor, ids[id].token)
+        return again
+
+    def _in_force(self, fold: Fold, cursor: Cursor) -> bool:
+        """Tell whether this member's claim counts.
+
+        An equal number is not enough: with a lost cursor it may be that of an owner before the loss.
+        """
+        return (fold.epoch, fold.claimant) == (cursor.epoch, self._member_name)
+
+    async def _read_on(self, folds: Mapping[Id, Fold]) -> set[Id]:
+        """Let folds take in what they have not read yet; return of which partitions that worked."""
+        done: set[Id] = set()
+        for (topic, number), fold in folds.items():
             try:
-                _fold_in(fold, await self._records(id, state.place))
+                _fold_in(fold, await self._records((topic, number), fold.place))
             except BackendError as error:
                 log.warning("group %s cannot read what it parked of %s[%d]: %s", self._group.name, topic, number, error)
-                later.append(Assigned(topic, number, cursor, ids[id].token))
-                continue
-            # An equal number is not enough: with a lost cursor it may be that of an owner before the loss.
-            if (fold.epoch, fold.claimant) == (cursor.epoch, self._member_name):
-                taken.append(Taken(topic, number, cursor, state, fold))
-                continue
-            in_force[id] = fold.epoch
-            first = ids[id].cursor
-            fresh = first is None or first.epoch == 0  # the next round sees: a claim, and no cursor to go with it
-            again[id] = Assigned(topic, number, first if fresh else cursor, ids[id].token)
-        return again
+            else:
+                done.add((topic, number))
+        return done
 
     async def _fence(
         self,
@@ -100,12 +134,20 @@ class Takeover:
     ) -> dict[Id, tuple[Cursor, State]]:
         """Store cursors of a new epoch; from here on the former owner's settles are refused."""
         fenced: dict[Id, tuple[Cursor, State]] = {}
+        fresh = [id for id, one in ids.items() if one.cursor is None or one.cursor.epoch == 0]
+        # Looked at before anything is written: the next owner would find a cursor, and nothing amiss.
+        heads = await self._heads(fresh) if fresh else {}
         for id, one in ids.items():
             stored = one.cursor
             known = in_force.get(id, 0)
-            if stored is None or (stored.epoch == 0 and known > 0):
+            if stored is None or stored.epoch == 0:
+                if id not in heads:
+                    later.append(one)
+                    continue
                 try:
-                    stored = await self._decide_lost(id)
+                    fold = await self._told_before(id, heads[id])
+                    if fold is not None or stored is None:
+                        stored = await self._decide_lost(id, fold or begin_fold(State()))
                 except BackendError as error:
                     log.warning("group %s cannot look after %s[%d]: %s", self._group.name, *id, error)
                     later.append(one)
@@ -126,11 +168,11 @@ class Takeover:
                     later.append(ids[id])
         return fenced
 
-    async def _claim(self, fenced: dict[Id, Any]) -> set[Id]:
-        """Append the claims; return whose are durable."""
-        by_topic: dict[str, list[tuple[int, Claim]]] = {}
-        for (topic, number), (cursor, _) in fenced.items():
-            by_topic.setdefault(topic, []).append((number, Claim(cursor.epoch, self._member_name)))
+    async def _append(self, records: Mapping[Id, Record]) -> set[Id]:
+        """Append a record for each partition; return whose are durable."""
+        by_topic: dict[str, list[tuple[int, Record]]] = {}
+        for (topic, number), record in records.items():
+            by_topic.setdefault(topic, []).append((number, record))
         done: set[Id] = set()
         for topic, batch in by_topic.items():
             try:
@@ -146,12 +188,34 @@ class Takeover:
         records, _ = await self._journal.read(parking_topic(topic, self._group.name), number, place)
         return records
 
-    async def _decide_lost(self, id: Id) -> Cursor | None:
+    async def _heads(self, ids: Sequence[Id]) -> dict[Id, Slice]:
+        """Read the first record of the parking topics of partitions; without those that cannot be read now."""
+        wants = [Want(parking_topic(topic, self._group.name), number, 0, 1) for topic, number in ids]
+        heads: dict[Id, Slice] = {}
+        try:
+            for id, want, part in zip(ids, wants, await self._backend.read(wants, _HEADS_BYTES), strict=True):
+                cut = part.more and not part.events  # by the bound on all of them together
+                heads[id] = (await self._backend.read([want], 1))[0] if cut else part
+        except BackendError as error:
+            log.warning("group %s cannot look after %d partitions: %s", self._group.name, len(ids), error)
+        return heads
+
+    async def _told_before(self, id: Id, part: Slice) -> Fold | None:
+        """What the group wrote of a partition that it has no cursor for; None if it never claimed it."""
+        if not part.events:
+            # All that it wrote may have been trimmed since: it was finished.
+            return None if part.trimmed is None else Fold()
+        first = part.events[0]
+        # The claim that the first kept record needs may have been trimmed.
+        epoch = 0 if part.trimmed is None else getattr(record_of(first), "epoch", 0)
+        fold = Fold(first.position, epoch)
+        _fold_in(fold, await self._records(id, first.position))
+        return fold
+
+    async def _decide_lost(self, id: Id, fold: Fold) -> Cursor | None:
         """A group that has claimed before has no cursor: go on by its ``lost_cursor`` policy, or stop and say so."""
         topic, number = id
         first = (await self._backend.describe(topic)).first[number]
-        fold = Fold()
-        _fold_in(fold, await self._records(id, 0))
         checkpoint = max(first, fold.base)
         if self._group.lost_cursor == "stop":
             error = CursorLost(
@@ -164,7 +228,11 @@ class Takeover:
             return None
         low = first if self._group.lost_cursor == "earliest" else checkpoint
         log.error("group %s: the cursor of %s[%d] is lost; going on at %d", self._group.name, topic, number, low)
-        return Cursor(fold.epoch, low)
+        place, epoch, base, place_reset = fold.checkpoint()
+        state = State(place=place, place_epoch=epoch, base=base, place_reset=place_reset, reset=fold.reset)
+        text = cursor_codec.encode(low, state)
+        assert text is not None, "nothing of it is long"
+        return Cursor(fold.epoch, low, text)
 
 
 def _fold_in(fold: Fold, records: Iterable[Stored]) -> None:

@@ -13,11 +13,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from nexus.core.lanes import Delivery, Lane, ReadyQueue
+from nexus.core.lifecycle import Stage, stage_of
 from nexus.core.outcome import ACK, CANCELLED, Ack, Cancelled, DeadLetter, Outcome, Park, RetryIn
 from nexus.errors import BackendError, HandlerError, IdConflict, NexusError
 from nexus.event import Event
 from nexus.runtime.binding import Context, event_itself
-from nexus.runtime.subscription import Subscription, returned_events
+from nexus.runtime.bounds import replay_of
+from nexus.runtime.subscription import Publish, Subscription, returned_events
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -30,6 +32,8 @@ log = logging.getLogger("nexus.delivery")
 INTERRUPTED_LIMIT = 6
 """Attempts beyond the policy's, before an event on probation is given up without an outcome (rule 13)."""
 ERROR_LIMIT_CHARS = 4_000
+PART_LIMIT_CHARS = 800
+"""Of a frame or of a message; a part that is longer keeps its beginning and its end."""
 DELAY_LIMIT_S = 100 * 365.25 * 86_400
 _TURN_S = 0.005  # workers whose handlers never wait give the loop back at least this often
 TIME_LIMIT = "time limit"
@@ -124,9 +128,12 @@ class Workers:
                 else:
                     arguments = _decoded(binding.arguments, event, lambda: self._context(delivery))
                     current_event.set(event)
+                    if route.lifecycle:
+                        await self._publish_stage("started", None, route, event)
                     called = True
                     result = await self._invoke(run, route, arguments)
-                outcome = ACK if result is None else await self._outcome_of(result, route, event)
+                plain = result is None and not route.lifecycle
+                outcome = ACK if plain else await self._outcome_of(result, route, event)
         except asyncio.CancelledError as cancelled:
             outcome = self._outcome_of_cancellation(run, cancelled, delivery, route)
             if outcome is None:
@@ -141,7 +148,27 @@ class Workers:
             run.deliveries = ()
             if run.interrupted:
                 run.forget()
+        if isinstance(outcome, DeadLetter) and route is not None and route.lifecycle:
+            outcome = await self._fail(outcome, route, delivery)
         self._consumer.ended(delivery, outcome)
+
+    async def _fail(self, outcome: DeadLetter, route: Subscription, delivery: Delivery) -> Outcome:
+        """Publish that a request has failed for good, before it is a dead letter."""
+        assert delivery.event is not None
+        told = {"reason": outcome.reason, "error": outcome.error.partition("\n")[0]}
+        try:
+            await self._publish_stage("failed", told, route, delivery.event)
+        except NexusError as error:
+            log.warning("group %s: %s", self._consumer.group.name, error)
+            return RetryIn(1.0, clean_text(str(error)))
+        except BaseException:
+            self._consumer.ended(delivery, CANCELLED)
+            raise
+        return outcome
+
+    async def _publish_stage(self, stage: Stage, data: object, route: Subscription, event: Event[Any]) -> None:
+        """Publish where a request is; its id follows from the request, so each stage is published once."""
+        await self._publish_returned(Publish(stage_of(event.type, stage), data), route, event)
 
     def _outcome_without_call(
         self, delivery: Delivery, event: Event[Any], route: Subscription | None, now: float
@@ -160,7 +187,10 @@ class Workers:
     async def _outcome_of(self, result: object, route: Subscription, event: Event[Any]) -> Outcome:
         if isinstance(result, Ack | RetryIn | Park | DeadLetter):
             return checked(result)
-        await self._publish_returned(result, route, event)
+        if route.lifecycle:
+            await self._publish_stage("success", result, route, event)
+        else:
+            await self._publish_returned(result, route, event)
         return ACK
 
     def _outcome_of_cancellation(
@@ -237,6 +267,7 @@ class Workers:
             delivery.position,
             delivery.attempt,
             delivery.lane.owner.epoch,
+            replay_of(delivery.event) if delivery.event is not None else None,
         )
 
     def _failed(self, route: Subscription, delivery: Delivery, failure: Exception) -> Outcome:
@@ -438,16 +469,18 @@ def checked(outcome: Outcome) -> Outcome:
 def clean_text(text: object) -> str:
     """Return any text, or what stands for one, as short text that can be stored."""
     text = text if isinstance(text, str) else str(text)
-    if len(text) > ERROR_LIMIT_CHARS:
-        text = f"{text[: ERROR_LIMIT_CHARS // 2]}\n…\n{text[-ERROR_LIMIT_CHARS // 2 :]}"
-    return text.encode("utf-8", "backslashreplace").decode()
+    return _shortened(text, ERROR_LIMIT_CHARS).encode("utf-8", "backslashreplace").decode()
 
 
 def describe(failure: BaseException) -> str:
-    """Return the failure with the end of its traceback, for the dead letter."""
-    text = "".join(traceback.format_exception(failure)).rstrip()
+    """Return the failure with its traceback, for the dead letter. However long the message, the last frames stay."""
     summary = traceback.format_exception_only(failure)[-1].strip()
-    return clean_text(f"{summary}\n{text}")
+    parts = [_shortened(part, PART_LIMIT_CHARS) for part in traceback.format_exception(failure)]
+    return clean_text(f"{_shortened(summary, PART_LIMIT_CHARS)}\n{''.join(parts).rstrip()}")
+
+
+def _shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit // 2]}\n…\n{text[-limit // 2 :]}"
 
 
 def _with_error(outcome: RetryIn | Park | DeadLetter, error: str) -> Outcome:

@@ -1,0 +1,58 @@
+"""When a recurring schedule fires: a cron expression in a time zone, and what becomes of firings that were missed.
+
+The expressions, and what happens when the clocks change, are those of Debian's cron, by the package cronsim: a job at
+a time that is left out fires right after; one at a time that comes twice fires once, but for ``*`` in minute or hour.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+
+from nexus.core.control import Missed
+from nexus.errors import SettingsError
+
+GRACE_S = 60.0
+"""A firing is missed when nobody was there for so long after its time. ``skip`` forgets those, ``once`` makes up for
+all of them by the last, ``all`` by each, at most `MISSED_LIMIT` of them."""
+MISSED_LIMIT = 1_000
+
+
+def check(cron: str, zone: str) -> None:
+    """Raise `SettingsError` for what is no cron expression or no time zone."""
+    next(firings(cron, zone, 0.0))
+
+
+def firings(cron: str, zone: str, after: float) -> Iterator[float]:
+    """Yield the times, in seconds since 1970, at which a schedule fires after a time. Raises `SettingsError`."""
+    try:
+        start = datetime.fromtimestamp(after, UTC).astimezone(ZoneInfo(zone))
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise SettingsError(f"{zone!r} is no time zone", hint="name one as Europe/Berlin, or UTC") from error
+    try:
+        times = CronSim(cron, start)
+    except CronSimError as error:
+        raise SettingsError(f"{cron!r} is no cron expression: {error}", hint="minute hour day month weekday") from error
+    yield from (time.timestamp() for time in times)
+    raise SettingsError(f"{cron!r} does not fire within fifty years")
+
+
+def due(cron: str, zone: str, last: float, now: float, missed: Missed) -> tuple[list[float], float, float]:
+    """Return the firings to make up for now, the time up to which all is done then, and that of the next firing."""
+    past: deque[float] = deque(maxlen=MISSED_LIMIT)
+    times = firings(cron, zone, last)  # without end: the calendar repeats itself
+    while (time := next(times)) <= now:
+        past.append(time)
+    return _made_up_for(list(past), now, missed), past[-1] if past else last, time
+
+
+def _made_up_for(past: list[float], now: float, missed: Missed) -> list[float]:
+    if missed == "all":
+        return past
+    if missed == "once":
+        return past[-1:]
+    return [time for time in past[-1:] if now - time <= GRACE_S]

@@ -1,0 +1,99 @@
+"""What operators decided, folded from the control topic."""
+
+from __future__ import annotations
+
+import pytest
+
+from nexus.core import control
+from nexus.core.control import (
+    Alter,
+    Control,
+    Create,
+    Delay,
+    EndReplay,
+    Pause,
+    Record,
+    Remove,
+    Replay,
+    Resume,
+    Schedule,
+    Seek,
+    Unschedule,
+    Wish,
+    replay_group,
+)
+
+
+def folded(*records: Record) -> Control:
+    fold = Control()
+    for position, record in enumerate(records):
+        fold.apply(position, record)
+    return fold
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Pause("g", "ann"),
+        Resume("g"),
+        Alter("g", None),
+        Alter("g", "data.total > 5"),
+        Seek("g", {"events": {0: 5, 3: 0}}, True),
+        Create("g", ("order.*",), "charge"),
+        Remove("g"),
+        Replay("r", "g", {"events": {0: (1, 9)}}, rate=5.0),
+        EndReplay("r", "done"),
+        Schedule("daily", "0 0 * * *", "UTC", "day.began", "{}", None, "once", 5.0),
+        Unschedule("daily"),
+        Delay("ann"),
+    ],
+)
+def test_records_are_read_as_written(record: Record) -> None:
+    assert control.decode(control.encode(record)) == record
+
+
+def test_a_group_of_which_nothing_was_decided_is_as_its_code_says() -> None:
+    group = folded().group("g")
+    assert (group.paused, group.version, group.filters, group.wishes) == (False, 0, {0: None}, {})
+
+
+def test_pause_holds_until_resume() -> None:
+    assert folded(Pause("g"), Pause("other")).group("g").paused
+    assert not folded(Pause("g"), Resume("g")).group("g").paused
+
+
+def test_every_filter_is_kept_by_its_number_and_the_last_is_in_force() -> None:
+    group = folded(Pause("g"), Alter("g", "type == 'a'"), Alter("g", None)).group("g")
+    assert group.filters == {0: None, 2: "type == 'a'", 3: None}
+    assert group.version == 3
+
+
+def test_of_several_wishes_for_a_partition_the_last_holds() -> None:
+    group = folded(Seek("g", {"t": {0: 5, 1: 6}}), Seek("g", {"t": {0: 2}}, drop=True)).group("g")
+    assert group.wishes == {("t", 0): Wish(2, 2, True), ("t", 1): Wish(1, 6, False)}
+
+
+def test_the_first_to_create_a_group_wins_until_it_is_removed() -> None:
+    first, second = Create("g", ("a",), "one"), Create("g", ("b",), "two")
+    assert folded(first, second).created == {"g": first}
+    assert folded(first, Pause("g"), Remove("g"), second).created == {"g": second}
+    assert not folded(first, Pause("g"), Remove("g"), second).group("g").paused
+    assert folded(Remove("g"), Pause("g"), Remove("g")).group("g").paused, "what code knows cannot be removed"
+
+
+def test_a_schedule_holds_until_it_is_changed_or_removed() -> None:
+    first = Schedule("daily", "0 0 * * *", "UTC", "day.began", "{}", None, "once", 5.0)
+    second = Schedule("daily", "0 1 * * *", "UTC", "day.began", "{}", None, "once", 5.0)
+    assert folded(first, second).schedules == {"daily": second}
+    assert folded(first, Unschedule("daily"), Unschedule("x")).schedules == {}
+    assert [folded(*records).delays for records in ((), (Delay(),), (first,))] == [False, True, True]
+
+
+def test_a_replay_ends_once() -> None:
+    replay = Replay("r", "g", {"t": {0: (0, 5)}})
+    fold = folded(EndReplay("r", "done"), replay, replay)
+    assert list(fold.replays) == ["r"]
+    assert fold.group(replay_group("r")).wishes == {("t", 0): Wish(2, 0, False)}
+    assert fold.outcome("r") is None
+    assert folded(replay, EndReplay("r", "cancelled"), EndReplay("r", "done")).outcome("r") == "cancelled"
+    assert fold.next == 3

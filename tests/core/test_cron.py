@@ -1,0 +1,70 @@
+"""When schedules fire, over a change of the clocks too, and what becomes of missed firings."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from itertools import islice
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from nexus.core import cron
+from nexus.core.cron import MISSED_LIMIT
+from nexus.errors import SettingsError
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+def at(*parts: int) -> float:
+    return datetime(*parts, tzinfo=BERLIN).timestamp()  # type: ignore[arg-type, misc]
+
+
+def local(times: list[float]) -> list[str]:
+    return [datetime.fromtimestamp(time, BERLIN).strftime("%d %H:%M %z") for time in times]
+
+
+def first(count: int, expression: str, after: float) -> list[str]:
+    return local(list(islice(cron.firings(expression, "Europe/Berlin", after), count)))
+
+
+def test_when_an_hour_is_left_out_a_job_in_it_fires_right_after() -> None:
+    assert first(3, "30 2 * * *", at(2026, 3, 28, 0)) == ["28 02:30 +0100", "29 03:00 +0200", "30 02:30 +0200"]
+
+
+def test_when_an_hour_comes_twice_a_job_in_it_fires_once() -> None:
+    assert first(2, "30 2 * * *", at(2026, 10, 25, 0)) == ["25 02:30 +0200", "26 02:30 +0100"]
+
+
+def test_a_job_of_every_hour_fires_in_both_of_them() -> None:
+    found = first(4, "0 * * * *", at(2026, 10, 25, 1))
+    assert found == ["25 02:00 +0200", "25 02:00 +0100", "25 03:00 +0100", "25 04:00 +0100"]
+
+
+@pytest.mark.parametrize(
+    ("expression", "zone"),
+    [("61 * * * *", "UTC"), ("* * * * *", "Mars/Base"), ("0 0 31 2 *", "UTC"), ("0 0 */29 2 MON#3", "UTC")],
+)
+def test_what_never_fires_is_refused(expression: str, zone: str) -> None:
+    with pytest.raises(SettingsError):
+        cron.check(expression, zone)
+
+
+def test_before_its_time_nothing_is_due() -> None:
+    assert cron.due("0 * * * *", "UTC", 0.0, 3_599.0, "skip") == ([], 0.0, 3_600.0)
+
+
+def test_a_firing_within_a_minute_is_on_time() -> None:
+    assert cron.due("0 * * * *", "UTC", 0.0, 3_630.0, "skip") == ([3_600.0], 3_600.0, 7_200.0)
+
+
+def test_missed_firings_are_skipped_made_up_for_once_or_all() -> None:
+    now = 3 * 3_600.0 + 1_000.0
+    past = [3_600.0, 7_200.0, 10_800.0]
+    assert cron.due("0 * * * *", "UTC", 0.0, now, "skip") == ([], 10_800.0, 14_400.0)
+    assert cron.due("0 * * * *", "UTC", 0.0, now, "once") == ([10_800.0], 10_800.0, 14_400.0)
+    assert cron.due("0 * * * *", "UTC", 0.0, now, "all") == (past, 10_800.0, 14_400.0)
+
+
+def test_not_more_than_a_thousand_are_made_up_for() -> None:
+    found, done, _ = cron.due("* * * * *", "UTC", 0.0, 60.0 * 5_000, "all")
+    assert (len(found), found[-1], done) == (MISSED_LIMIT, 300_000.0, 300_000.0)

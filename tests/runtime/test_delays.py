@@ -1,0 +1,123 @@
+"""Delayed events at their bounds, and on virtual time: a day passes at once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from nexus import Event, Nexus, Overloaded
+from nexus.core import delays as core
+from nexus.core.delays import TOPIC
+from nexus.runtime import delays, schedules
+from nexus.testing.clock import VirtualClock, make_virtual
+
+DAY_S = 86_400.0
+SUMMER_S = 1_774_659_600.0  # 2026-03-28T01:00:00Z: the night before the clocks change in Berlin
+
+
+class Shop:
+    """A bus whose one group writes down what it gets, and when."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self.bus = Nexus("memory://", clock=clock, settings={"topics": {"events": {"partitions": 2}}})
+        self.got: list[tuple[float, Event[Any]]] = []
+        self.clock = clock
+
+        @self.bus.on("due.*", group="g")
+        async def handle(event: Event[Any]) -> None:
+            self.got.append((clock.now(), event))
+
+    async def until(self, count: int, within_s: float) -> None:
+        await self.clock.sleep_until(lambda: len(self.got) >= count, within_s)
+
+
+@pytest.fixture
+async def clock() -> VirtualClock:
+    clock = make_virtual(asyncio.get_running_loop())
+    clock.set_wall_clock(SUMMER_S - clock.now())
+    return clock
+
+
+async def test_a_delay_of_a_day_ends_to_the_millisecond(clock: VirtualClock) -> None:
+    shop = Shop(clock)
+    async with shop.bus as bus:
+        began = clock.now()
+        await bus.publish_later("due.day", at=began + DAY_S)
+        await clock.sleep(DAY_S - 1)
+        assert shop.got == []
+        await shop.until(1, 10)
+        assert abs(shop.got[0][0] - began - DAY_S) < 0.001
+
+
+async def test_a_nightly_event_follows_the_change_of_the_clocks(clock: VirtualClock) -> None:
+    shop = Shop(clock)
+    async with shop.bus as bus:
+        await bus.schedules.every("nightly", "30 2 * * *", "due.night", zone="Europe/Berlin")
+        await shop.until(3, 4 * DAY_S)
+        times = [event.time.isoformat() for _, event in shop.got]
+        assert times == ["2026-03-28T01:30:00+00:00", "2026-03-29T01:00:00+00:00", "2026-03-30T00:30:00+00:00"]
+        assert all(0 <= at - event.time.timestamp() < 0.001 for at, event in shop.got)
+
+
+async def test_bodies_beyond_what_memory_keeps_are_read_when_they_are_due(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (delays, schedules):
+        monkeypatch.setattr(module, "KEEP_BYTES", 100)
+    shop = Shop(clock)
+    async with shop.bus as bus:
+        for number in range(50):
+            await bus.publish_later("due.large", {"n": number, "pad": "x" * 40}, at=clock.now() + 60, key="k")
+        assert len(await bus.schedules.all()) == 50
+        await shop.until(50, 120)
+        assert {event.data["n"] for _, event in shop.got} == set(range(50))
+
+
+async def test_no_more_is_delayed_than_there_is_room_for(clock: VirtualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedules, "PENDING_LIMIT", 10)
+    bus = Shop(clock).bus
+    async with bus:
+        for _ in range(10):
+            await bus.publish_later("due.day", at=clock.now() + DAY_S)
+        await clock.sleep(1.1)
+        with pytest.raises(Overloaded):
+            await bus.publish_later("due.day", at=clock.now() + DAY_S)
+
+
+async def test_the_journal_is_trimmed_and_what_is_old_is_carried_forward(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core, "CARRY_FROM", 20)
+    shop = Shop(clock)
+    async with shop.bus as bus:
+        await bus.publish_later("due.late", at=clock.now() + DAY_S, key="k")
+        for number in range(100):
+            await bus.publish_later("due.soon", number, at=clock.now() + 0.1, key="k")
+        await shop.until(100, 10)
+        await clock.sleep(5)
+        await bus.publish_later("due.soon", 100, at=clock.now() + 5, key="k")  # each turn keeps a little
+        await shop.until(101, 10)
+        info = await bus.backend.describe(TOPIC)
+        assert sum(info.end) - sum(info.first) < 60
+        await shop.until(102, 2 * DAY_S)
+        assert shop.got[-1][1].type == "due.late"
+
+
+async def test_a_store_that_fails_for_a_moment_delays_no_longer_than_that(clock: VirtualClock) -> None:
+    shop = Shop(clock)
+    async with shop.bus as bus:
+        await bus.publish_later("due.day", 1, at=clock.now() + 5)
+        append, failures = bus.backend.append, 3
+
+        async def failing(topic: str, batch: Any) -> Any:
+            nonlocal failures
+            if failures and topic == "events":
+                failures -= 1
+                raise delays.BackendError("for a moment")
+            return await append(topic, batch)
+
+        bus.backend.append = failing  # type: ignore[method-assign]
+        await shop.until(1, 10)
+        assert failures == 0

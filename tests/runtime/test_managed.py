@@ -1,0 +1,64 @@
+"""What the control topic calls for: a wish that cannot be carried out holds no other up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from nexus import Event, Nexus, NexusError, Selection
+from nexus.core.control import Create
+from nexus.core.filter import compile_filter
+from nexus.runtime import managed
+
+
+async def test_a_group_that_cannot_be_made_does_not_keep_the_next_from_being_consumed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bus = Nexus("memory://")
+    got = asyncio.Event()
+
+    @bus.handler("write")
+    async def write(event: Event[Any]) -> None:
+        got.set()
+
+    async with bus, asyncio.timeout(10):
+        with caplog.at_level(logging.WARNING, "nexus.control"):
+            await bus.control.write(Create("bad", ("a.*",), "write", "earliest", "type =="))
+            await bus.subscriptions.create("good", "a.*", handler="write", start="earliest")
+            await bus.publish("a.b")
+            await got.wait()
+        assert "cannot be done" in caplog.text
+
+
+async def test_who_has_no_handler_for_a_group_leaves_it_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = Nexus("memory://")
+    left = asyncio.Event()
+    monkeypatch.setattr(managed.log, "info", lambda text, *_: left.set() if "left to others" in text else None)
+    bus.on("never.*", group="other")(_nothing)
+    async with bus, asyncio.timeout(10):
+        await bus.subscriptions.create("audit", "a.*", handler="write")
+        await left.wait()
+        with pytest.raises(NexusError):
+            bus.consumer("audit")
+
+
+async def _nothing(event: Event[Any]) -> None: ...
+
+
+@pytest.mark.parametrize("key", ["plain", 'ä"x', "it's", "a\\b", "tab\tx", "new\nline", "\u2028", "\U0001f600", "\x00"])
+def test_any_key_can_be_selected(key: str) -> None:
+    wanted = Event("1", "/s", "t", datetime.now(UTC), key)
+    where = compile_filter(Selection(key=key, correlationid=None).filter() or "")
+    assert where.matches(wanted)
+    assert not where.matches(Event("1", "/s", "t", datetime.now(UTC), key + "."))
+
+
+def test_a_correlation_selects_the_event_that_began_it_too() -> None:
+    where = compile_filter(Selection(correlationid="c", where="type == 't'").filter() or "")
+    assert where.matches(Event("c", "/s", "t", datetime.now(UTC)))
+    assert where.matches(Event("2", "/s", "t", datetime.now(UTC), correlationid="c"))
+    assert not where.matches(Event("2", "/s", "u", datetime.now(UTC), correlationid="c"))
