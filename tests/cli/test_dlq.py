@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ import click
 import pytest
 
 from nexus import Nexus, Retry
-from nexus.cli import dlq
-from nexus.cli._letters import FIELDS, SHOW_FIELDS
+from nexus.cli import _repair
+from nexus.cli._letters import ERROR_FIELDS, FIELDS, SHOW_FIELDS
 from nexus.core.outcome import DeadLetter
 
-from .conftest import Run, rows
+from .conftest import Run, lines, rows
 
 ORDERS: Sequence[tuple[str, bytes]] = (
     ("k1", b'{"total": -1, "exact": 12345678901234567890.10}'),
@@ -262,13 +263,13 @@ def test_one_that_is_gone_when_the_command_arrives_is_a_conflict(
     nexus: Run, dead: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     id = id_of(nexus, "k1")
-    asked = dlq._ask
+    asked = _repair.ask
 
     def slow_answer(question: str, yes: bool) -> None:
-        monkeypatch.setattr(dlq, "_ask", asked)
+        monkeypatch.setattr(_repair, "ask", asked)
         nexus("dlq", "discard", id, "--yes")
 
-    monkeypatch.setattr(dlq, "_ask", slow_answer)
+    monkeypatch.setattr(_repair, "ask", slow_answer)
     assert rows(nexus("dlq", "discard", id, "-o", "json", code=4)) == [{"id": id, "result": "gone"}]
 
 
@@ -293,3 +294,121 @@ def test_ctrl_c_at_the_question_is_an_interruption(nexus: Run, dead: str, monkey
     monkeypatch.setattr(click, "confirm", interrupted)
     nexus("dlq", "discard", "--all", code=130)
     assert len(ids(nexus)) == 3
+
+
+# -- kinds of errors ---------------------------------------------------------------------------------------------------
+
+
+def test_they_are_grouped_by_their_error(nexus: Run, dead: str) -> None:
+    (kind,) = rows(nexus("dlq", "ls", "--by-error", "-o", "json"))
+    assert tuple(kind) == ERROR_FIELDS
+    assert (kind["count"], kind["groups"]) == (3, ["billing"])
+    assert "ValueError: " in kind["error"]
+    assert kind["first"] <= kind["last"]
+    assert kind["sample"] in ids(nexus)
+    assert {row["fingerprint"] for row in rows(nexus("dlq", "ls", "-o", "json"))} == {kind["fingerprint"]}
+    assert "\\x1b[31m" in nexus("dlq", "ls", "--by-error").stdout
+
+
+def test_an_error_is_a_filter_of_every_verb(nexus: Run, dead: str, place: Path) -> None:
+    (kind,) = rows(nexus("dlq", "ls", "--by-error", "-o", "json"))
+    assert ids(nexus, "--error", "000000000000") == []
+    assert len(ids(nexus, "--error", kind["fingerprint"])) == 3
+    nexus("dlq", "export", "none", "--error", "000000000000")
+    assert (place / "none").read_bytes() == b""
+    for verb in ("requeue", "discard"):
+        assert nexus("dlq", verb, "--all", "--yes", "--error", "000000000000").stderr.endswith(" 0 of 0\n")
+        nexus("dlq", verb, "x", "--error", "000000000000", code=2)
+    nexus("dlq", "requeue", "--all", "--yes", "--error", kind["fingerprint"], "--where", "data.total == -1")
+    assert len(ids(nexus)) == 2
+
+
+def test_every_attempt_is_told_with_its_traceback(nexus: Run, dead: str) -> None:
+    nexus("dlq", "requeue", "--all", "--yes")
+    consume(dead, until_dead=3)
+    id = id_of(nexus, "k1")
+    for attempt in json.loads(nexus("dlq", "show", id, "-o", "json").stdout)["history"]:
+        assert "Traceback (most recent call last)" in attempt["error"]
+        assert ", in charge" in attempt["error"]
+    assert nexus("dlq", "show", id).stdout.count(", in charge") == 2, "both lives are there"
+
+
+# -- export ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_export_holds_everything_and_numbers_as_they_were_written(nexus: Run, dead: str, place: Path) -> None:
+    assert nexus("dlq", "export", "dead.jsonl").stderr == "exported 3\n"
+    told = lines((place / "dead.jsonl").read_text())
+    assert sorted(line["id"] for line in told) == sorted(ids(nexus))
+    for line in told:
+        assert line == json.loads(nexus("dlq", "show", line["id"], "-o", "json").stdout)
+    assert b"12345678901234567890.10" in (place / "dead.jsonl").read_bytes()
+    assert lines(nexus("dlq", "export", "-", "--where", "data.total == -1").stdout) == [
+        line for line in told if line["key"] == "k1"
+    ]
+
+
+def test_an_export_that_fails_leaves_what_was_there(nexus: Run, dead: str, place: Path) -> None:
+    (place / "dead.jsonl").write_text("before")
+    nexus("dlq", "export", "dead.jsonl", "--group", "other", code=3)
+    assert (place / "dead.jsonl").read_text() == "before"
+    assert not (place / "dead.jsonl.part").exists()
+    assert "cannot be written" in nexus("dlq", "export", "nowhere/dead.jsonl", code=1).stderr
+
+
+# -- schemas -----------------------------------------------------------------------------------------------------------
+
+SCHEMA = {"type": "object", "properties": {"total": {"type": "integer", "minimum": 0}}, "required": ["total"]}
+
+
+@pytest.fixture
+def schema(place: Path) -> None:
+    (place / "schemas").mkdir()
+    (place / "schemas" / "order.json").write_text(json.dumps(SCHEMA))
+    (place / "nexus.toml").write_text('[schemas]\n"order.*" = "schemas/order.json"\n')
+
+
+@pytest.mark.usefixtures("schema")
+def test_an_edit_that_does_not_fit_the_schema_is_refused_with_the_place(nexus: Run, dead: str, editor: Path) -> None:
+    id = id_of(nexus, "k1")
+    result = nexus("dlq", "edit", id, "--patch", "-", "--yes", input='{"total": "10"}', code=1)
+    assert "NXS-2100 the body does not fit " in result.stderr
+    assert "schemas/order.json: /total: " in result.stderr
+    editor.write_text("#!/bin/sh\nsed -i 's/-1/-7/' \"$1\"\n")
+    assert "/total: " in nexus("dlq", "edit", id, "--yes", input="n\n", code=1).stderr
+    assert len(ids(nexus)) == 3
+    nexus("dlq", "edit", id, "--patch", "-", "--yes", input='{"total": 10}')
+    assert len(ids(nexus)) == 2
+
+
+@pytest.mark.usefixtures("schema")
+def test_a_slip_against_the_schema_can_be_edited_again(nexus: Run, dead: str, editor: Path) -> None:
+    editor.write_text("#!/bin/sh\nsed -i 's/-5/5/; s/-1/-5/' \"$1\"\n")
+    nexus("dlq", "edit", id_of(nexus, "k1"), "--yes", input="y\n")
+    assert len(ids(nexus)) == 2
+
+
+# -- many --------------------------------------------------------------------------------------------------------------
+
+
+def test_many_are_requeued_in_batches_at_a_rate_interrupted_and_resumed(
+    nexus: Run, store: str, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 120
+    monkeypatch.setattr("tests.cli.test_dlq.ORDERS", [(f"k{n}", b'{"total": -%d}' % n) for n in range(1, count + 1)])
+    consume(store, until_dead=count, publish=True)
+    process = start("dlq", "requeue", "--all", "--yes", "--rate", "60/s")
+    while len(left := ids(nexus)) == count:
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130, err
+    assert f" of {count} before this; the same command again does the rest" in err
+    left = ids(nexus)
+    assert 0 < len(left) < count
+    result = nexus("dlq", "requeue", "--all", "--yes")
+    assert result.stderr == f"requeued {len(left)} of {len(left)}\n"
+    assert ids(nexus) == []
+    consume(store, until_dead=count)
+    assert {row["attempts"] for row in rows(nexus("dlq", "ls", "-o", "json"))} == {1}
+    assert len(ids(nexus, "--where", "data.total < 0")) == count

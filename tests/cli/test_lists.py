@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from nexus import Nexus
 from nexus.cli import dlq, groups, topics
 from nexus.cli._output import print_one, print_rows
+from nexus.spi.backend import Handover, PartitionLag
 
 from .conftest import Run, rows
 
@@ -46,7 +50,7 @@ class TestLists:
         (only,) = rows(nexus("topics", "ls", "-o", "json"))
         assert (only["topic"], only["partitions"], only["events"], only["durability"]) == ("events", 16, 4, "disk")
         names = [row["topic"] for row in rows(nexus("topics", "ls", "--all", "-o", "json"))]
-        assert names == ["events", "events.billing.park"]
+        assert names == ["events", "events.billing.park", "nexus.control"]
 
     def test_a_topic_is_shown_by_partition(self, nexus: Run) -> None:
         parts = rows(nexus("topics", "show", "events", "-o", "json"))
@@ -64,6 +68,7 @@ class TestLists:
         (behind,) = [part for part in parts if part["lag"]]
         assert (behind["low"], behind["end"], behind["owner"]) == (3, 4, None)
         assert behind["epoch"] > 0
+        assert (behind["since"], behind["why"], behind["before"]) == (None, None, None)  # a file does not keep it
 
     @pytest.mark.parametrize("verb", [["topics", "show", "x"], ["groups", "show", "x"]])
     def test_what_does_not_exist_is_not_found(self, nexus: Run, verb: list[str]) -> None:
@@ -88,6 +93,60 @@ class TestLists:
         assert len(table) == len(told)
         assert all(tuple(row) == fields for row in told)
         assert read_yaml(nexus(*verb, "-o", "yaml").stdout) == told
+
+
+def lag(owner: str | None, handover: Handover | None = None, low: int = 3) -> PartitionLag:
+    return PartitionLag("orders", 0, low, 5, 1, owner, None, "", handover)
+
+
+def test_a_partition_in_other_hands_is_a_row_with_the_reason() -> None:
+    known: dict[tuple[str, int], groups.Hands] = {("orders", 0): ("anna", None)}
+    assert groups.changes("g", known, [lag("anna")], 0.0) == []
+    (row,) = groups.changes("g", known, [lag("bert")], 1.5)
+    assert tuple(row) == groups.CHANGE_FIELDS
+    assert (row["at"], row["owner"], row["before"], row["why"], row["lag"]) == (
+        "1970-01-01T00:00:01.500Z", "bert", "anna", None, 2,
+    )  # fmt: skip
+    (row,) = groups.changes("g", known, [lag("anna", Handover(2.0, "released", "anna"))], 9.0)
+    assert (row["at"], row["owner"], row["why"]) == ("1970-01-01T00:00:02.000Z", "anna", "released")
+    (row,) = groups.changes("g", {}, [lag(None, Handover(2.0, "left", "anna"))], 9.0)
+    assert groups._line(row) == "1970-01-01T00:00:02.000Z  orders[0]  anna -> nobody (left)  lag 2"
+
+
+def test_a_group_is_watched_while_it_changes_hands(
+    nexus: Run, store: str, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    url = "log+" + store  # what brokers' groups are made of, without a broker
+    nexus("publish", "a.b", "--url", url)
+
+    async def consume() -> None:
+        bus = Nexus(url)
+        got = asyncio.Event()
+
+        @bus.on("a.*", group="billing", start="earliest")
+        async def handle(data: object) -> None:
+            got.set()
+
+        async with bus:
+            await got.wait()
+
+    asyncio.run(consume())
+    watching = start("groups", "watch", "billing", "-o", "json", "--interval", "50ms", "--url", url)
+    assert watching.stdout is not None
+    assert watching.stderr is not None
+    assert "watching 16 partitions of 0 members" in watching.stderr.readline()
+    nexus("publish", "a.b", "--url", url)
+    asyncio.run(consume())
+    told = [json.loads(watching.stdout.readline()) for _ in range(16)]
+    assert {row["partition"] for row in told} == set(range(16))
+    assert {row["why"] for row in told} <= {"joined", "left"}
+    watching.send_signal(signal.SIGINT)
+    assert watching.wait(10) == 130
+
+
+def test_a_group_that_is_not_there_is_not_watched(nexus: Run, store: str) -> None:
+    nexus("publish", "a.b", "--url", store)
+    assert "'x'" in nexus("groups", "watch", "x", code=3).stderr
 
 
 def read_yaml(text: str) -> list[dict[str, object]]:

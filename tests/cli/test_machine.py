@@ -13,6 +13,7 @@ from nexus.bench import runner
 from nexus.cli import config, doctor
 from nexus.cli.doctor import file_system
 from nexus.config import load
+from nexus.testing.backends import broker_url
 
 from .conftest import Run, rows
 
@@ -82,6 +83,23 @@ def test_the_fields_are_the_same_in_the_table(nexus: Run) -> None:
     assert nexus("doctor").stdout.splitlines()[0].split() == [field.upper() for field in doctor.FIELDS]
 
 
+@pytest.fixture(scope="module")
+def nats() -> str:
+    """The URL of a server; asked for before the environment is emptied."""
+    return broker_url("nats")
+
+
+@pytest.mark.broker
+def test_a_broker_is_examined_also_when_the_store_cannot_be_opened(nexus: Run, nats: str) -> None:
+    nexus("publish", "a.b", "--url", f"{nats}/?prefix=doctor")
+    found = states(nexus, "--url", f"{nats}/?prefix=doctor")
+    assert {"store", "client", "nodes", "version", "JetStream", "rights", "durability"} < set(found)
+    assert found["durability"]["found"].startswith("process")
+    assert "fsync" not in found
+    found = states(nexus, "--url", "nats://127.0.0.1:1/?connect_s=0.2", code=1)
+    assert (found["store"]["state"], found["nodes"]["state"]) == ("red", "red")
+
+
 # -- config ----------------------------------------------------------------------------------------------------------
 
 
@@ -93,21 +111,38 @@ def test_each_setting_is_shown_with_its_origin(nexus: Run, place: Path, monkeypa
     assert (told["publish.timeout"]["value"], told["publish.timeout"]["origin"]) == (5.0, "NEXUS_PUBLISH__TIMEOUT")
     assert told["topics.orders.patterns"]["value"] == ["order.*"]
     assert told["topics.orders.partitions"]["origin"] == "default"
-    assert set(told) == set(load().origins)
+    options = {name for name in told if name.startswith("sqlite.")}
+    assert set(told) - options == set(load().origins)
+    assert (told["sqlite.lease_s"]["value"], told["sqlite.lease_s"]["origin"]) == (10.0, "default")
     assert nexus("config", "show").stdout.splitlines()[0].split() == [field.upper() for field in config.FIELDS]
 
 
 def test_secrets_are_not_shown(nexus: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NEXUS_BACKEND", "kafka://user:hunter2@host:9092?password=hunter2")
+    monkeypatch.setenv("NEXUS_BACKEND", "rabbitmq://me@host:5672/?prefix=shop")
+    monkeypatch.setenv("NEXUS_RABBITMQ__PASSWORD", "hunter2")
     for output in ("table", "json", "yaml"):
         text = nexus("config", "show", "-o", output).stdout
         assert "hunter2" not in text
-        assert "kafka://host:9092" in text
+        assert "rabbitmq://host:5672" in text
+    told = {row["setting"]: row for row in rows(nexus("config", "show", "-o", "json"))}
+    assert told["rabbitmq.password"] == {
+        "setting": "rabbitmq.password", "value": "***", "origin": "NEXUS_RABBITMQ__PASSWORD"
+    }  # fmt: skip
+    assert (told["rabbitmq.user"]["value"], told["rabbitmq.user"]["origin"]) == ("me", "url")
+    assert told["rabbitmq.prefix"]["origin"] == "url"
+    for bad in ("kafka://user:hunter2@host:9092", "kafka://host?password=hunter2", "rabbitmq://me:hunter2@host"):
+        monkeypatch.setenv("NEXUS_BACKEND", bad)
+        result = nexus("config", "show", code=2)
+        assert "hunter2" not in result.output
 
 
 def test_settings_are_checked(nexus: Run, place: Path) -> None:
     (place / "mine.toml").write_text("workers = 4")
     assert "in order: 1 given" in nexus("config", "check", "--file", "mine.toml").stderr
+    (place / "mine.toml").write_text("[sqlite]\nlease_s = 4")
+    assert "in order: 1 given" in nexus("config", "check", "--file", "mine.toml").stderr
+    (place / "mine.toml").write_text("[sqlite]\nlease = 4")
+    assert "did you mean 'sqlite.lease_s'?" in nexus("config", "check", "--file", "mine.toml", code=2).stderr
     (place / "nexus.toml").write_text("wokers = 4")
     assert "did you mean 'workers'?" in nexus("config", "check", code=2).stderr
     assert "does not exist" in nexus("config", "check", "--file", "none.toml", code=2).stderr
@@ -121,12 +156,12 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Contestants that take no time: ours is twice as fast as theirs."""
     ran: list[str] = []
 
-    def measure(contestant: str, events: int, folder: Path | None) -> dict[str, float]:
+    def measure(contestant: str, events: int, folder: Path | None, broker: str | None) -> dict[str, float]:
         ran.append(contestant)
-        if contestant == "litequeue":
-            raise ModuleNotFoundError("No module named 'litequeue'")
+        if contestant == "litequeue" or "faststream" in contestant:
+            raise ModuleNotFoundError(f"No module named {contestant!r}; pip install 'nexus-bus[bench]'")
         fast = 2.0 if contestant.startswith("nexus") else 1.0
-        return {"events": fast, "deliveries": fast, "end_to_end": fast, "p50_ms": 1 / fast}
+        return {"events": fast, "deliveries": fast, "end_to_end": fast, "p50_ms": 1 / fast, "p99_ms": 4 / fast}
 
     monkeypatch.setattr(runner, "measure", measure)
     return ran
@@ -134,10 +169,10 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_benchmark_prints_medians_and_ratios_with_their_goals(nexus: Run, measured: list[str], place: Path) -> None:
     result = nexus("bench", "sqlite-many", "sqlite-settled", "--rounds", "2", "--scale", "0.1", "--json", "out.json")
-    ratios = [line for line in result.stdout.splitlines() if "over" in line]
-    assert ratios[0].split()[-5:] == ["2.00", "2.00", "2.00", "0.60", "yes"]
-    assert ratios[1].split()[-2:] == ["15.00", "no"]
-    assert "litequeue left out" in result.stdout
+    goals = [line for line in result.stdout.splitlines() if "over" in line]
+    assert goals[0].split()[-6:] == ["2.00", "2.00", "-", ">=", "0.60", "met"]
+    assert goals[1].split()[-2:] == ["15.00", "short"]
+    assert "litequeue is not installed" in result.stdout
     assert "round 2 of 2" in result.stderr
     assert set(json.loads((place / "out.json").read_text())["scenarios"]) == {"sqlite-many", "sqlite-settled"}
 
@@ -146,6 +181,32 @@ def test_a_missed_goal_is_an_error_only_when_strict(nexus: Run, measured: list[s
     nexus("bench", "memory", "--rounds", "1")
     assert "missed: publish to handled" in nexus("bench", "memory", "--rounds", "1", "--strict", code=1).stderr
     nexus("bench", "sqlite-many", "--rounds", "1", "--strict")
+
+
+def test_a_backend_is_measured_by_all_its_goals_and_a_peer_that_is_not_installed_is_told_loudly(
+    nexus: Run, measured: list[str], place: Path
+) -> None:
+    result = nexus("bench", "--backend", "kafka", "--rounds", "2", "--scale", "0.01", "--json", "out.json")
+    assert measured[:5] == [
+        "nexus_broker_publish", "kafka_raw_futures", "kafka_faststream_publish", "nexus_broker_publish",
+        "kafka_raw_futures",
+    ]  # fmt: skip
+    lines = result.stdout.splitlines()
+    assert [line.split()[-2:] for line in lines if "kafka_faststream_publish  " in line] == [["not", "installed"]]
+    assert [line.split()[-4:] for line in lines if "in flight, over FastStream" in line] == [
+        [">=", "1.30", "not", "measured"]
+    ]
+    assert [line.split()[-5:] for line in lines if "added to raw at 500 events/s, p50" in line] == [
+        ["-0.50", "-", "<=", "0.50", "met"]
+    ]
+    assert "pip install 'nexus-bus[bench]'" in lines[-1]
+    told = json.loads((place / "out.json").read_text())["scenarios"]
+    assert {name for name in told if "kafka" in name} == set(told)
+    assert [goal["state"] for goal in told["kafka-publish"]["goals"]] == ["met", "not measured"]
+    assert "not measured" not in nexus("bench", "sqlite-many", "--rounds", "1", "--strict").stdout
+    assert "over FastStream" in nexus("bench", "kafka-publish", "--rounds", "1", "--strict", code=1).stderr
+    assert "nothing is measured" in nexus("bench", "--backend", "redis", code=2).stderr
+    assert "not both" in nexus("bench", "memory", "--backend", "nats", code=2).stderr
 
 
 def test_without_names_all_run_but_growth(nexus: Run, measured: list[str]) -> None:

@@ -254,3 +254,15 @@ def test_the_number_of_watched_files_has_a_bound(place: Path) -> None:
     for number in range(20):
         (place / f"m{number}.py").touch()
     assert len(mtimes(place, limit=7)) == 7
+
+
+def test_a_folder_that_cannot_be_made_is_told_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nexus import Nexus
+    from nexus.cli._app import make_folder
+    from nexus.errors import ReadOnly
+
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ReadOnly, match=r"cannot make .*\.nexus"):
+        make_folder(Nexus(f"sqlite:///{tmp_path / 'file' / '.nexus' / 'nexus.db'}", settings={}))

@@ -13,6 +13,7 @@ import msgspec
 from nexus import Nexus, SettingsError
 from nexus.cli._exits import NotFound
 from nexus.cli._store import sqlite_path
+from nexus.errors import ReadOnly
 from nexus.plugins import make_backend
 from nexus.spi.backend import Durability
 
@@ -57,7 +58,7 @@ def load(name: str | None, *, backend: str | None = None, drain_s: float | None 
 def _override(bus: Nexus, backend: str | None, drain_s: float | None) -> None:
     if backend is not None:
         bus.settings = msgspec.structs.replace(bus.settings, backend=backend)
-        bus.backend = make_backend(backend, bus.clock)
+        bus.backend = make_backend(backend, bus.clock, bus.loaded.backends.options(backend))
     if drain_s is not None:
         bus.settings = msgspec.structs.replace(bus.settings, drain_s=drain_s)
 
@@ -66,7 +67,13 @@ def make_folder(bus: Nexus) -> None:
     """Make ``.nexus`` for a store that lives there; any other folder is the user's to make."""
     path = sqlite_path(bus.settings.backend)
     if path is not None and path.parent.name == ".nexus":
-        path.parent.mkdir(exist_ok=True)
+        try:
+            path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ReadOnly(
+                f"cannot make {path.parent}: {error.strerror}",
+                hint="work in a folder that you may write to, or name a store with --url or NEXUS_BACKEND",
+            ) from error
 
 
 def only(bus: Nexus, wished: tuple[str, ...]) -> None:

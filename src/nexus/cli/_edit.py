@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from nexus.core.envelope import DEPTH_LIMIT, check_json
 from nexus.event import Event, is_json
 from nexus.runtime.deadletters import DeadLetterInfo
 
+Check = Callable[[DeadLetterInfo, bytes], None]
+"""Raises `InvalidEvent` for a body that the dead letter cannot be given."""
 
-def in_editor(letter: DeadLetterInfo) -> bytes:
+
+def in_editor(letter: DeadLetterInfo, check: Check) -> bytes:
     """Have somebody edit the body; return the old one if nothing was changed. Raises `InvalidEvent`."""
     event = letter.edited or letter.event
     _refuse_binary(event)
@@ -36,7 +40,9 @@ def in_editor(letter: DeadLetterInfo) -> bytes:
             if text.decode(errors="replace").rstrip("\n") == shown.rstrip("\n"):
                 return event.body
             try:
-                return _checked(text, event)
+                new = _checked(text, event)
+                check(letter, new)
+                return new
             except InvalidEvent as error:
                 say(str(error))
                 if not _again():
@@ -64,14 +70,17 @@ def _run_editor(file: Path) -> None:
         raise click.ClickException(f"the editor ended with {done.returncode}; nothing was done")
 
 
-def patched(letter: DeadLetterInfo, patch: bytes) -> bytes:
+def patched(letter: DeadLetterInfo, patch: bytes, check: Check) -> bytes:
     """Apply a JSON merge patch (RFC 7396). Raises `InvalidEvent`."""
     event = letter.edited or letter.event
     if not is_json(event.datacontenttype):
         raise InvalidEvent(f"a merge patch is for JSON, and the body is {event.datacontenttype}")
     check_json(patch)
     check_json(event.body or b"null")
-    return _checked(bytes(_merge(msgspec.Raw(event.body or b"null"), msgspec.Raw(patch), DEPTH_LIMIT)), event)
+    merged = _merge(msgspec.Raw(event.body or b"null"), msgspec.Raw(patch), DEPTH_LIMIT)
+    new = _checked(bytes(merged), event)
+    check(letter, new)
+    return new
 
 
 def _merge(old: msgspec.Raw, patch: msgspec.Raw, depth: int) -> msgspec.Raw:

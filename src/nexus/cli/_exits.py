@@ -55,6 +55,9 @@ _CODES: dict[str, int] = {
     UnknownTopic.__name__: NOT_FOUND,
     UnknownGroup.__name__: NOT_FOUND,
     "NotDead": NOT_FOUND,  # by name: its module costs more than an exit should
+    "UnknownReplay": NOT_FOUND,
+    "UnknownSchedule": NOT_FOUND,
+    "MissingProgram": UNAVAILABLE,
     NotFound.__name__: NOT_FOUND,
     IdConflict.__name__: CONFLICT,
     Gone.__name__: CONFLICT,

@@ -11,9 +11,9 @@ import click
 class Progress:
     """Count, rate and, where the size is known, what is left."""
 
-    def __init__(self, verb: str, total_bytes: int | None) -> None:
+    def __init__(self, verb: str, total: int | None) -> None:
         self._verb = verb
-        self._total = total_bytes
+        self._total = total
         self._bar: Any = None
         self._task: Any = None
 
@@ -33,12 +33,12 @@ class Progress:
         self._task = self._bar.add_task(self._verb, total=self._total)
         return self
 
-    def update(self, count: int, done_bytes: int) -> None:
-        """Tell how many are done, and how many bytes of the input."""
+    def update(self, count: int, done: int) -> None:
+        """Tell how many are done, and how much of the total, which may be in bytes."""
         if self._bar is not None:
             task = self._bar.tasks[0]
             rate = count / task.elapsed if task.elapsed else 0
-            self._bar.update(self._task, completed=done_bytes, description=f"{self._verb} {count:,}  {rate:,.0f}/s")
+            self._bar.update(self._task, completed=done, description=f"{self._verb} {count:,}  {rate:,.0f}/s")
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:

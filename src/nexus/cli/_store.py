@@ -18,6 +18,7 @@ import click
 from nexus import Nexus, config
 from nexus.cli._exits import NotFound
 from nexus.cli._values import URL
+from nexus.core.control import TOPIC as CONTROL
 from nexus.spi.backend import Backend
 
 SQLITE = "sqlite:///"
@@ -97,9 +98,9 @@ async def opened(url: str | None) -> AsyncIterator[Nexus]:
 
 
 async def topics_of(backend: Backend, *, parking: bool = False) -> list[str]:
-    """Return the names of topics; those where groups park events only when asked for."""
+    """Return the names of topics; those of Nexus itself, and where groups park events, only when asked for."""
     names = await backend.topics()
-    return [name for name in names if parking or not is_parking(name, names)]
+    return [name for name in names if parking or not (name == CONTROL or is_parking(name, names))]
 
 
 def is_parking(name: str, names: list[str]) -> bool:

@@ -30,9 +30,14 @@ def _file(function: Any) -> Any:
 @_file
 @output_option("table", "json", "yaml")
 def show(file: str | None, output: str) -> None:
-    """Show the value of each setting, and where it came from. What may be secret in a URL is left out."""
+    """Show each setting and each option of the chosen backend, and where it came from. No secret is shown."""
     loaded = load(file=file)
-    print_rows([_row(loaded, path) for path in loaded.origins], FIELDS, output)
+    rows = [_row(loaded, path) for path in loaded.origins]
+    rows += [
+        {"setting": option.path, "value": _plain(option.value), "origin": str(option.origin)}
+        for option in loaded.backends.chosen(loaded.settings.backend)
+    ]
+    print_rows(rows, FIELDS, output)
 
 
 @command.command("check")
@@ -40,8 +45,10 @@ def show(file: str | None, output: str) -> None:
 def check(file: str | None) -> None:
     """Read the settings, and say what is wrong; exits with 2 then."""
     loaded = load(file=file)
-    given = sum(origin.layer != "default" for origin in loaded.origins.values())
-    say(f"the settings are in order: {given} given, {len(loaded.origins) - given} by default")
+    options = loaded.backends.chosen(loaded.settings.backend)
+    origins = [*loaded.origins.values(), *(option.origin for option in options)]
+    given = sum(origin.layer != "default" for origin in origins)
+    say(f"the settings are in order: {given} given, {len(origins) - given} by default")
 
 
 def _row(loaded: Loaded, path: str) -> dict[str, object]:
@@ -49,9 +56,11 @@ def _row(loaded: Loaded, path: str) -> dict[str, object]:
     row = next(row for row in TABLE if row.path == path or _fits(row.path, path))
     if row.secret:
         value = shown(str(value))
-    if isinstance(value, tuple):
-        value = list(value)
-    return {"setting": path, "value": value, "origin": str(loaded.origins[path])}
+    return {"setting": path, "value": _plain(value), "origin": str(loaded.origins[path])}
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _fits(general: str, path: str) -> bool:

@@ -12,16 +12,17 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
 import click
+import msgspec
 
 from nexus import NexusError
 from nexus.cli import _exits
 from nexus.cli._output import output_option, print_rows
 from nexus.cli._root import command as make_command
 from nexus.cli._store import Store, find, shown, sqlite_path, url_option
-from nexus.spi.backend import Backend, Durability, TopicInfo
+from nexus.core.findings import durabilities
+from nexus.spi.backend import Backend, Examined, Finding, State, TopicInfo
 
 FIELDS = ("check", "state", "found", "advice")
 SLOW_FSYNC_MS = 50.0
@@ -31,23 +32,13 @@ _SYNCS = 20
 _YEAR_2025_S = 1_735_689_600
 
 
-class Finding(NamedTuple):
-    """One thing that was looked at."""
-
-    check: str
-    state: str
-    """``green``, ``yellow`` (works, could be better) or ``red``."""
-    found: str
-    advice: str | None = None
-
-
 @make_command("doctor")
 @output_option("table", "json", "yaml")
 @url_option
 def command(output: str, url: str | None) -> None:
     """Check this machine and the store; exits with 1 when something is red."""
     findings = list(examine(url))
-    print_rows([finding._asdict() for finding in findings], FIELDS, output)
+    print_rows([msgspec.structs.asdict(finding) for finding in findings], FIELDS, output)
     if any(finding.state == "red" for finding in findings):
         click.get_current_context().exit(_exits.FAILED)
 
@@ -63,7 +54,7 @@ def examine(url: str | None) -> Iterator[Finding]:
         store = find(url)
     except NexusError as error:
         # No store yet is no fault; settings that cannot be read are.
-        state = "yellow" if isinstance(error, _exits.NotFound) else "red"
+        state: State = "yellow" if isinstance(error, _exits.NotFound) else "red"
         yield Finding("store", state, error.message, error.hint)
         yield _fsync(Path.cwd())
         return
@@ -106,9 +97,13 @@ def _sqlite() -> Finding:
 
 
 async def _reach(store: Store) -> list[Finding]:
-    """Open the store; that also tells a network file system, damage, and a newer format."""
+    """Open the store; that also tells a network file system, damage, and a newer format. Then ask what it runs on."""
     try:
         backend = store.bus().backend
+    except NexusError as error:
+        return [Finding("store", "red", error.message, error.hint)]
+    topics: dict[str, TopicInfo] = {}
+    try:
         await backend.open()
         try:
             topics = {name: await backend.describe(name) for name in await backend.topics()}
@@ -116,16 +111,14 @@ async def _reach(store: Store) -> list[Finding]:
         finally:
             await backend.close()
     except NexusError as error:
-        return [Finding("store", "red", error.message, error.hint)]
-    found = [Finding("store", "green", f"{shown(store.url)}: {len(topics)} topics")]
-    found += [
-        Finding("durability", "green" if level in _KEPT else "yellow", f"{level} ({_SAYS[level]})")
-        for level in sorted({info.durability for info in topics.values()})
-    ]
-    if ahead:
-        advice = "the clock was set back; --from with a time may find nothing"
-        found.append(Finding("stored times", "yellow", f"in the future in {', '.join(ahead)}", advice))
-    return found
+        found = [Finding("store", "red", error.message, error.hint)]
+    else:
+        found = [Finding("store", "green", f"{shown(store.url)}: {len(topics)} topics")]
+        if ahead:
+            advice = "the clock was set back; --from with a time may find nothing"
+            found.append(Finding("stored times", "yellow", f"in the future in {', '.join(ahead)}", advice))
+    levels = {name: info.durability for name, info in topics.items()}
+    return found + (await backend.examine(levels) if isinstance(backend, Examined) else durabilities(levels))
 
 
 async def _from_the_future(backend: Backend, info: TopicInfo) -> bool:
@@ -134,17 +127,6 @@ async def _from_the_future(backend: Backend, info: TopicInfo) -> bool:
         if end > info.first[partition] and await backend.position_at(info.spec.name, partition, soon) < end:
             return True
     return False
-
-
-_KEPT = ("disk", "replicated", "replicated+disk")
-_SAYS: dict[Durability, str] = {
-    "none": "nothing is promised",
-    "memory": "lost with its process",
-    "process": "lost at a power cut",
-    "disk": "synced at every commit, as the open store says",
-    "replicated": "on several nodes",
-    "replicated+disk": "on several nodes, synced",
-}
 
 
 def _fsync(folder: Path) -> Finding:

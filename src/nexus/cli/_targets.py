@@ -1,0 +1,78 @@
+"""Where the command line replays to: a topic, a file, a command. Each is a handler, of batches or of events."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from nexus import Event, Nexus, NexusError
+from nexus.core.envelope import to_cloudevent
+from nexus.runtime.replays import Selection
+from nexus.spi.backend import TopicSpec
+
+Handler = Callable[..., Awaitable[None]]
+
+
+async def into_topic(bus: Nexus, topic: str, selection: Selection) -> Handler:
+    """Append events to a topic as they are; it is made with as many partitions as the first that is read."""
+    ranges = await bus.replays.ranges(selection)
+    if topic in await bus.backend.topics():
+        partitions = (await bus.backend.describe(topic)).spec.partitions
+    else:
+        partitions = max((len(of) for of in ranges.values()), default=1)
+        await bus.backend.ensure(TopicSpec(topic, partitions))
+
+    async def append(events: list[Event[Any]]) -> None:
+        batch = [(bus.publisher.partition(event, partitions), event) for event in events]
+        for answer in await bus.backend.append(topic, batch):
+            if isinstance(answer, NexusError):
+                raise answer
+
+    return append
+
+
+def into_file(path: Path, *, go_on: bool) -> Handler:
+    """Write events as JSON lines, each in CloudEvents' JSON format, synced before they count as handled."""
+    if not go_on:
+        try:
+            path.open("xb").close()
+        except FileExistsError:
+            raise click.UsageError(f"{path} is there already; choose another file, or go on with --resume") from None
+    lock = asyncio.Lock()
+
+    async def write(events: list[Event[Any]]) -> None:
+        lines = b"".join(msgspec.json.format(to_cloudevent(event), indent=-1) + b"\n" for event in events)
+        async with lock:
+            await asyncio.to_thread(_write, lines)
+
+    def _write(lines: bytes) -> None:
+        with path.open("ab") as file:
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+
+    return write
+
+
+class CommandFailed(Exception):
+    """The command did not exit with 0."""
+
+
+def into_command(program: str) -> Handler:
+    """Run a command for each event, with the event in CloudEvents' JSON format on its stdin; 0 is done."""
+    words = shlex.split(program)
+
+    async def call(event: Event[Any]) -> None:
+        process = await asyncio.create_subprocess_exec(*words, stdin=asyncio.subprocess.PIPE)
+        await process.communicate(msgspec.json.format(to_cloudevent(event), indent=-1))
+        if process.returncode != 0:
+            raise CommandFailed(f"{words[0]} exited with {process.returncode}")
+
+    return call

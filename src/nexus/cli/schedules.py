@@ -1,0 +1,130 @@
+"""`nexus schedules`: what is published later, and again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Literal
+
+import click
+import msgspec
+
+from nexus.cli import _values
+from nexus.cli._exits import say
+from nexus.cli._output import output_option, print_rows
+from nexus.cli._root import group
+from nexus.cli._store import find, url_option
+from nexus.cli._text import shown_time
+from nexus.cli.subscriptions import who
+
+FIELDS = ("id", "due_at", "type", "key", "cron", "zone")
+
+
+@group("schedules")
+def command() -> None:
+    """List, make, cancel and fire delayed and recurring events."""
+
+
+@command.command("ls")
+@output_option("table", "json", "yaml")
+@url_option
+def ls(output: str, url: str | None) -> None:
+    """List what is published later, the next first."""
+
+    async def read() -> list[dict[str, object]]:
+        async with find(url).bus() as bus:
+            return [
+                {"id": one.id, "due_at": shown_time(one.due), "type": one.type, "key": one.key, "cron": one.cron,
+                 "zone": one.zone}
+                for one in await bus.schedules.all()
+            ]  # fmt: skip
+
+    print_rows(asyncio.run(read()), FIELDS, output)
+
+
+def _json(text: str | None) -> Any:
+    try:
+        return None if text is None else msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise click.BadParameter(f"this is no JSON: {error}", param_hint="DATA") from None
+
+
+@command.command("later")
+@click.argument("type")
+@click.argument("data", required=False)
+@click.option("--in", "delay", type=_values.DURATION, help="How long from now, such as 30m.")
+@click.option("--at", "at", type=_values.TIME, help="When: a time such as 2026-01-31T12:00:00Z.")
+@click.option("--key", help="The event's key.")
+@url_option
+def later(type: str, data: str | None, delay: float | None, at: Any, key: str | None, url: str | None) -> None:
+    """Have an event of TYPE with the JSON DATA published later; prints its id."""
+    if (delay is None) is (at is None):
+        raise click.UsageError("give --in or --at")
+    payload = _json(data)
+
+    async def publish() -> str:
+        async with find(url, create=True).bus() as bus:
+            return await bus.publish_later(
+                type, payload, at=at if at is not None else time.time() + (delay or 0), key=key
+            )
+
+    click.echo(asyncio.run(publish()))
+
+
+@command.command("every")
+@click.argument("name")
+@click.argument("cron")
+@click.argument("type")
+@click.argument("data", required=False)
+@click.option("--zone", default="UTC", show_default=True, help="Time zone, such as Europe/Berlin.")
+@click.option("--missed", type=click.Choice(("skip", "once", "all")), default="skip", show_default=True,
+              help="What to do about firings while nobody was there.")  # fmt: skip
+@click.option("--key", help="The event's key.")
+@url_option
+def every(
+    name: str,
+    cron: str,
+    type: str,
+    data: str | None,
+    zone: str,
+    missed: Literal["skip", "once", "all"],
+    key: str | None,
+    url: str | None,
+) -> None:
+    """Have an event of TYPE published whenever CRON says so, under a NAME; a known name is changed."""
+    payload = _json(data)
+
+    async def make() -> None:
+        async with find(url, create=True).bus() as bus:
+            await bus.schedules.every(name, cron, type, payload, key=key, zone=zone, missed=missed, who=who())
+
+    asyncio.run(make())
+    say(f"{name} is scheduled")
+
+
+@command.command("cancel")
+@click.argument("id")
+@url_option
+def cancel(id: str, url: str | None) -> None:
+    """Have the delayed event ID never be published, or the schedule of that name end."""
+
+    async def act() -> None:
+        async with find(url).bus() as bus:
+            await bus.schedules.cancel(id, who=who())
+
+    asyncio.run(act())
+    say(f"{id} was cancelled")
+
+
+@command.command("fire")
+@click.argument("id")
+@url_option
+def fire(id: str, url: str | None) -> None:
+    """Have the delayed event ID published now, or the schedule of that name fire once more."""
+
+    async def act() -> None:
+        async with find(url).bus() as bus:
+            await bus.schedules.fire(id, who=who())
+
+    asyncio.run(act())
+    say(f"{id} is due")

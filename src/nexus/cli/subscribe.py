@@ -1,0 +1,76 @@
+"""`nexus subscribe`: consume as a member of a group, into the terminal or a command."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from typing import Any, Literal
+
+import click
+
+from nexus import Event, Nexus
+from nexus.cli._exits import say
+from nexus.cli._root import command as make_command
+from nexus.cli._store import find, url_option
+from nexus.cli._targets import into_command
+from nexus.cli._text import escape_json
+from nexus.core.envelope import to_cloudevent
+
+
+@make_command("subscribe")
+@click.argument("patterns", nargs=-1, required=True, metavar="PATTERN...")
+@click.option("--group", required=True, help="The consumer group; its members share the events.")
+@click.option("--where", metavar="EXPR", help="Only events for which the filter is true.")
+@click.option("--from", "start", type=click.Choice(("latest", "earliest")), default="latest", show_default=True,
+              help="Where a new group begins.")  # fmt: skip
+@click.option("--exec", "program", metavar="COMMAND", help="Run this for each event, with it as JSON on its stdin.")
+@click.option("--limit", type=click.IntRange(1), help="End after so many.")
+@url_option
+def command(
+    patterns: tuple[str, ...],
+    group: str,
+    where: str | None,
+    start: Literal["latest", "earliest"],
+    program: str | None,
+    limit: int | None,
+    url: str | None,
+) -> None:
+    """Consume events whose type matches a PATTERN as a member of a group, until Ctrl-C.
+
+    Each is printed in CloudEvents' JSON format and acknowledged, or given to a command: 0 is done,
+    anything else is tried again and ends as a dead letter.
+    """
+    bus = find(url).bus()
+    handled = asyncio.run(_consume(bus, patterns, group, where, start, program, limit))
+    say(f"{handled} events")
+
+
+async def _consume(bus: Nexus, patterns: tuple[str, ...], group: str, where: str | None,
+                   start: Literal["latest", "earliest"], program: str | None, limit: int | None) -> int:  # fmt: skip
+    done = asyncio.Event()
+    run = into_command(program) if program is not None else None
+    handled = 0
+
+    # With a limit one after the other, so that no more than that is taken.
+    @bus.on(*patterns, group=group, where=where, start=start, workers=1 if limit is not None else None)
+    async def handle(event: Event[Any]) -> None:
+        nonlocal handled
+        if done.is_set():
+            await asyncio.Event().wait()  # it is given back when the bus closes
+        if run is not None:
+            await run(event)
+        else:
+            click.echo(escape_json(to_cloudevent(event).decode()))
+        handled += 1
+        if limit is not None and handled >= limit:
+            done.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(number, done.set)
+    async with bus:
+        await done.wait()
+        bus.consumer(group).interrupt_all("enough")
+    return handled

@@ -1,0 +1,107 @@
+"""`nexus trace`: all events of one correlation id as a tree of what caused what, over all topics."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from nexus.cli import _values
+from nexus.cli._exits import NotFound, say
+from nexus.cli._output import output_option, print_rows
+from nexus.cli._progress import Progress
+from nexus.cli._reading import Seen, merged, starts
+from nexus.cli._root import command as make_command
+from nexus.cli._store import opened, topics_of, url_option
+from nexus.cli._text import escape, shown_time
+from nexus.runtime.deadletters import DeadLetterInfo
+
+FIELDS = ("id", "causationid", "depth", "type", "key", "topic", "partition", "position", "recorded_at", "after_ms",
+          "dead_in")  # fmt: skip
+
+
+@make_command("trace")
+@click.argument("id")
+@click.option("--from", "begin", metavar="PLACE", default="earliest", show_default=True, help="Where to begin to look.")
+@output_option("table", "json", "yaml")
+@url_option
+def command(id: str, begin: str, output: str, url: str | None) -> None:
+    """Show what came of the event ID, or of all events with that correlation id.
+
+    Each line is an event below the one that caused it, with the milliseconds since that was stored
+    and the groups in which it is a dead letter. It reads everything from --from on: no backend
+    keeps an index of correlation ids.
+    """
+    try:
+        place = _values.place(begin, time.time())
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--from") from None
+    seen, letters = asyncio.run(_read(url, id, place))
+    if not seen:
+        raise NotFound(f"no event with the id or correlation id {id!r} is stored", hint="it may have been trimmed")
+    rows = list(tree(seen, letters))
+    if output == "table":
+        for row in rows:
+            click.echo(_line(row))
+    else:
+        print_rows(rows, FIELDS, output)
+    say(f"{len(rows)} events")
+
+
+async def _read(url: str | None, id: str, place: _values.Place) -> tuple[list[Seen], list[DeadLetterInfo]]:
+    found: list[Seen] = []
+    async with opened(url) as bus:
+        places = await starts(bus.backend, await topics_of(bus.backend), place)
+        with Progress("looked at", None) as progress:
+            count = 0
+            async for one in merged(bus.backend, places):
+                count += 1
+                if count % 1_000 == 0:
+                    progress.update(count, 0)
+                event = one.stored.event
+                if id in (event.id, event.correlationid):
+                    found.append(one)
+        return found, await bus.dead_letters.all()
+
+
+def tree(seen: list[Seen], letters: list[DeadLetterInfo]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each event, causes before what they caused."""
+    by_id = {one.stored.event.id: one for one in seen}
+    dead: dict[str, list[str]] = {}
+    for letter in letters:
+        dead.setdefault(letter.event.id, []).append(letter.group)
+    below: dict[str | None, list[Seen]] = {}
+    for one in by_id.values():
+        cause = one.stored.event.causationid
+        below.setdefault(cause if cause in by_id and cause != one.stored.event.id else None, []).append(one)
+    waiting = [(one, 0) for one in reversed(below.get(None, []))]
+    while waiting:
+        one, depth = waiting.pop()
+        event = one.stored.event
+        after = None
+        if depth and event.causationid is not None:
+            after = round((one.stored.recorded_at - by_id[event.causationid].stored.recorded_at) * 1e3, 1)
+        yield {
+            "id": event.id,
+            "causationid": event.causationid,
+            "depth": depth,
+            "type": event.type,
+            "key": event.key,
+            "topic": one.topic,
+            "partition": one.partition,
+            "position": one.stored.position,
+            "recorded_at": shown_time(one.stored.recorded_at),
+            "after_ms": after,
+            "dead_in": sorted(dead.get(event.id, [])),
+        }
+        waiting += [(child, depth + 1) for child in reversed(below.get(event.id, []))]
+
+
+def _line(row: dict[str, Any]) -> str:
+    after = f"+{row['after_ms']:g} ms" if row["after_ms"] is not None else row["recorded_at"]
+    dead = f"  DEAD in {', '.join(row['dead_in'])}" if row["dead_in"] else ""
+    place = f"{row['topic']}[{row['partition']}]@{row['position']}"
+    return escape(f"{'  ' * row['depth']}{row['type']}  {after}  {place}  {row['id']}{dead}")

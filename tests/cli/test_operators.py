@@ -1,0 +1,117 @@
+"""`nexus top`, `trace`, `explain`, `plugins`, `completion`: what people at a terminal look at."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+
+import pytest
+
+from nexus import DeadLetter, Nexus, Publish
+from nexus.cli import explain, top
+from nexus.errors import NexusError
+
+from .conftest import Run, rows
+
+
+@pytest.fixture
+def traced(store: str) -> str:
+    """A store with one order, what it caused, and a dead letter at the end; return the order's id."""
+
+    async def go() -> str:
+        bus = Nexus(store)
+        dead = asyncio.Event()
+
+        @bus.on("order.placed", group="billing")
+        async def charge(order: dict[str, int]) -> Publish:
+            return Publish("payment.taken", order)
+
+        @bus.on("payment.taken", group="shipping")
+        async def ship(order: dict[str, int]) -> DeadLetter:
+            dead.set()
+            return DeadLetter("no_stock")
+
+        async with bus:
+            receipt = await bus.publish("order.placed", {"n": 1}, key="k")
+            await dead.wait()
+            await bus.dead_letters.first("shipping")
+            await bus.publish("order.other", {"n": 2})
+        return receipt.id
+
+    return asyncio.run(go())
+
+
+class TestTrace:
+    def test_what_an_event_caused_stands_below_it_with_its_dead_letters(self, nexus: Run, traced: str) -> None:
+        order, payment = rows(nexus("trace", traced, "-o", "json"))
+        assert (order["type"], order["depth"], order["dead_in"]) == ("order.placed", 0, [])
+        assert (payment["type"], payment["depth"], payment["dead_in"]) == ("payment.taken", 1, ["shipping"])
+        assert payment["causationid"] == order["id"] == traced
+        assert payment["after_ms"] >= 0
+        text = nexus("trace", traced).stdout.splitlines()
+        assert text[0].startswith("order.placed  ")
+        assert text[1].startswith("  payment.taken  +")
+        assert text[1].endswith("DEAD in shipping")
+
+    def test_what_is_not_stored_is_not_found(self, nexus: Run, traced: str) -> None:
+        nexus("trace", "nothing", code=3)
+        nexus("trace", traced, "--from", "soon", code=2)
+
+
+class TestTop:
+    def test_each_look_is_a_line_of_json(self, nexus: Run, traced: str) -> None:
+        lines = nexus("top", "-o", "json", "--interval", "10ms", "--count", "2").stdout.splitlines()
+        assert len(lines) == 2
+        seen = json.loads(lines[1])
+        assert [topic["topic"] for topic in seen["topics"]] == ["events"]
+        (shipping,) = [group for group in seen["groups"] if group["group"] == "shipping"]
+        assert (shipping["state"], shipping["dead"], shipping["members"]) == ("idle", 1, 0)
+
+    def test_rates_are_what_moved_in_the_time_between(self) -> None:
+        before = top.Look(10.0, {"events": 100}, {"g": 40}, {"events": {}}, {"g": {}})
+        now = top.Look(12.0, {"events": 150, "new": 7}, {"g": 60}, {"events": {}, "new": {}}, {"g": {}})
+        assert top.report(before, now) == {
+            "topics": [{"topic": "events", "in_per_s": 25.0}, {"topic": "new", "in_per_s": 0.0}],
+            "groups": [{"group": "g", "out_per_s": 10.0}],
+        }
+        assert top.report(now, now)["groups"] == [{"group": "g", "out_per_s": 0.0}]
+
+    def test_without_a_terminal_the_tables_are_printed(self, nexus: Run, traced: str) -> None:
+        written = nexus("top", "--interval", "10ms", "--count", "1").stdout
+        assert "events" in written
+        assert "shipping" in written
+
+
+class TestExplain:
+    def test_every_code_is_explained(self, nexus: Run) -> None:
+        def below(kind: type[NexusError]) -> list[type[NexusError]]:
+            return [kind, *(found for child in kind.__subclasses__() for found in below(child))]
+
+        codes = {kind.code for kind in below(NexusError) if kind.__module__.startswith("nexus.")}
+        assert codes <= explain.entries().keys()
+
+    def test_a_code_is_found_with_its_prefix_and_without(self, nexus: Run) -> None:
+        for code in ("NXS-3002", "nxs-3002", "3002"):
+            told = json.loads(nexus("explain", code, "-o", "json").stdout)
+            assert (told["error"], set(told)) == ("Overloaded", set(explain.FIELDS))
+        assert {row["code"] for row in rows(nexus("explain", "-o", "json"))} == explain.entries().keys()
+        nexus("explain", "NXS-9", code=3)
+
+
+class TestCompletion:
+    @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+    def test_the_script_asks_the_command_itself(self, nexus: Run, shell: str) -> None:
+        assert "_NEXUS_COMPLETE" in nexus("completion", shell).stdout
+
+    def test_bash_takes_the_script(self, nexus: Run) -> None:
+        script = nexus("completion", "bash").stdout
+        assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+
+    def test_another_shell_is_refused(self, nexus: Run) -> None:
+        nexus("completion", "csh", code=2)
+
+
+def test_plugins_are_listed(nexus: Run) -> None:
+    assert isinstance(rows(nexus("plugins", "-o", "json")), list)
+    assert "NAME" in nexus("plugins").stdout

@@ -1,0 +1,63 @@
+"""`nexus schedules` and `nexus subscribe`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .conftest import Run, rows
+
+
+class TestSchedules:
+    def test_what_is_made_is_listed_fired_and_cancelled(self, nexus: Run, store: str) -> None:
+        id = nexus("schedules", "later", "a.due", '{"n": 1}', "--in", "1h", "--key", "k", "--url", store).stdout.strip()
+        nexus("schedules", "every", "nightly", "30 2 * * *", "night.fell", "--zone", "Europe/Berlin")
+        by_id = {row["id"]: row for row in rows(nexus("schedules", "ls", "-o", "json"))}
+        assert (by_id[id]["type"], by_id[id]["key"], by_id[id]["cron"]) == ("a.due", "k", None)
+        assert (by_id["nightly"]["cron"], by_id["nightly"]["zone"]) == ("30 2 * * *", "Europe/Berlin")
+        nexus("schedules", "fire", id)
+        nexus("schedules", "fire", "nightly")
+        nexus("schedules", "cancel", "nightly")
+        (left,) = rows(nexus("schedules", "ls", "-o", "json"))
+        assert left["id"] == id
+        assert left["due_at"] is None, "it is due, and nobody runs who publishes it"
+        fired = json.loads(nexus("tail", "night.fell", "-o", "json").stdout)
+        assert fired["id"].startswith("nightly@")
+
+    @pytest.mark.parametrize(
+        ("arguments", "code"),
+        [
+            (("later", "a.due"), 2),
+            (("later", "a.due", "--in", "1h", "--at", "2026-01-31T12:00:00Z"), 2),
+            (("later", "a.due", "{", "--in", "1h"), 2),
+            (("every", "x", "61 * * * *", "a.due"), 2),
+            (("cancel", "nothing"), 3),
+            (("fire", "nothing"), 3),
+        ],
+    )
+    def test_what_cannot_be_done_is_refused(
+        self, nexus: Run, store: str, arguments: tuple[str, ...], code: int
+    ) -> None:
+        nexus("publish", "a.b", "1", "--url", store)
+        nexus("schedules", *arguments, code=code)
+
+
+class TestSubscribe:
+    def test_events_are_printed_and_acknowledged(self, nexus: Run, store: str) -> None:
+        for number in range(5):
+            nexus("publish", "a.b", str(number), "--key", "k", "--url", store)
+        first = nexus("subscribe", "a.*", "--group", "g", "--from", "earliest", "--limit", "3").stdout.splitlines()
+        rest = nexus("subscribe", "a.*", "--group", "g", "--limit", "2").stdout.splitlines()
+        assert [json.loads(line)["data"] for line in [*first, *rest]] == [0, 1, 2, 3, 4]
+
+    def test_a_command_gets_each_event(self, nexus: Run, store: str, place: Path) -> None:
+        nexus("publish", "a.b", "7", "--url", store)
+        program = place / "program.sh"
+        program.write_text('#!/bin/sh\ncat > "$1"\n')
+        program.chmod(0o755)
+        nexus(
+            "subscribe", "a.*", "--group", "g", "--from", "earliest", "--limit", "1", "--exec", f"{program} {place}/got"
+        )
+        assert json.loads((place / "got").read_text())["data"] == 7

@@ -1,0 +1,160 @@
+"""`nexus subscriptions` and `nexus replay`: what on-call people do to groups and to what was stored."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nexus import Event, Nexus
+
+from .conftest import Run, rows
+
+
+def consume(store: str, wanted: int, *, publish: int = 0, group: str = "billing", replays: bool = False) -> list[Any]:
+    """Run a group until it has handled so many events; return their payloads."""
+    handled: list[Any] = []
+
+    async def go() -> None:
+        bus = Nexus(store)
+        done = asyncio.Event()
+
+        @bus.on("a.*", group=group, start="earliest")
+        async def handle(event: Event[Any]) -> None:
+            if not replays or event.extensions is not None:
+                handled.append(event.data)
+            if len(handled) >= wanted:
+                done.set()
+
+        async with bus:
+            for number in range(publish):
+                await bus.publish("a.b", number, key="k")
+            await done.wait()
+
+    asyncio.run(go())
+    return handled
+
+
+@pytest.fixture
+def consumed(store: str) -> str:
+    consume(store, 4, publish=4)
+    return store
+
+
+def one(nexus: Run) -> dict[str, Any]:
+    (row,) = rows(nexus("subscriptions", "ls", "-o", "json"))
+    return row
+
+
+class TestSubscriptions:
+    def test_a_group_is_paused_filtered_and_moved_and_the_list_says_so(self, nexus: Run, consumed: str) -> None:
+        assert one(nexus)["state"] == "idle"
+        nexus("subscriptions", "pause", "billing")
+        nexus("subscriptions", "alter", "billing", "--where", "data > 1")
+        moved = rows(nexus("subscriptions", "seek", "billing", "earliest", "--yes", "-o", "json"))
+        assert len(moved) == 16
+        row = one(nexus)
+        assert (row["state"], row["where"], row["moving"]) == ("paused", "data > 1", 16)
+        nexus("subscriptions", "resume", "billing")
+        nexus("subscriptions", "alter", "billing", "--no-where")
+        assert consume(consumed, 4) == [0, 1, 2, 3]
+        row = one(nexus)
+        assert (row["state"], row["where"], row["moving"]) == ("idle", None, 0)
+
+    def test_a_group_is_sent_to_a_position(self, nexus: Run, consumed: str) -> None:
+        (part,) = [part for part in rows(nexus("topics", "show", "events", "-o", "json")) if part["end"]]
+        place = f"events[{part['partition']}]@2"
+        assert rows(nexus("subscriptions", "seek", "billing", place, "--yes", "-o", "json")) == [
+            {"group": "billing", "topic": "events", "partition": part["partition"], "position": 2}
+        ]
+        assert consume(consumed, 2) == [2, 3]
+
+    def test_nothing_is_moved_without_a_yes(self, nexus: Run, consumed: str) -> None:
+        nexus("subscriptions", "seek", "billing", "earliest", input="n\n", code=1)
+        assert one(nexus)["moving"] == 0
+
+    def test_groups_are_created_and_removed(self, nexus: Run, consumed: str) -> None:
+        nexus("subscriptions", "create", "audit", "a.*", "--handler", "write", "--where", "data > 1")
+        (audit,) = [row for row in rows(nexus("subscriptions", "ls", "-o", "json")) if row["group"] == "audit"]
+        assert (audit["patterns"], audit["handler"], audit["where"]) == (["a.*"], "write", "data > 1")
+        nexus("subscriptions", "create", "audit", "a.*", "--handler", "write", code=2)
+        nexus("subscriptions", "remove", "audit")
+        nexus("subscriptions", "remove", "billing", code=3)
+        assert one(nexus)["group"] == "billing"
+
+    @pytest.mark.parametrize(
+        ("arguments", "code"),
+        [
+            (("pause", "nobody"), 3),
+            (("alter", "billing"), 2),
+            (("alter", "billing", "--where", "data >"), 2),
+            (("seek", "billing", "@id", "--yes"), 2),
+            (("seek", "billing", "soon", "--yes"), 2),
+            (("seek", "billing", "events[99]@0", "--yes"), 2),
+        ],
+    )
+    def test_what_cannot_be_done_is_refused(
+        self, nexus: Run, consumed: str, arguments: tuple[str, ...], code: int
+    ) -> None:
+        nexus("subscriptions", *arguments, code=code)
+
+
+class TestReplay:
+    def test_a_dry_run_counts_and_changes_nothing(self, nexus: Run, consumed: str) -> None:
+        found = nexus("replay", "run", "a.*", "--where", "data >= 2", "--dry-run", "-o", "json")
+        assert rows(found) == [{"type": "a.b", "events": 2}]
+        assert "2 events would be replayed" in found.stderr
+        assert rows(nexus("replay", "ls", "-o", "json")) == []
+
+    def test_a_replay_into_a_file_has_the_events_as_they_are(self, nexus: Run, consumed: str, place: Path) -> None:
+        done = json.loads(nexus("replay", "run", "--to-file", "out.jsonl", "--key", "k", "-o", "json").stdout)
+        assert (done["state"], done["read"], done["total"]) == ("done", 4, 4)
+        lines = [json.loads(line) for line in (place / "out.jsonl").read_text().splitlines()]
+        assert [line["data"] for line in lines] == [0, 1, 2, 3]
+        assert {line["nexusreplay"] for line in lines} == {done["id"]}
+        assert [row["id"] for row in rows(nexus("replay", "ls", "-o", "json"))] == [done["id"]]
+        assert json.loads(nexus("replay", "show", done["id"], "-o", "json").stdout)["state"] == "done"
+
+    def test_a_replay_into_a_topic_keeps_order_and_bytes(self, nexus: Run, consumed: str) -> None:
+        nexus("replay", "run", "a.*", "--topic", "events", "--to-topic", "copies")
+        (copies,) = [row for row in rows(nexus("topics", "ls", "-o", "json")) if row["topic"] == "copies"]
+        assert (copies["events"], copies["partitions"]) == (4, 16)
+
+    def test_a_replay_into_a_command_hands_over_each_event(self, nexus: Run, consumed: str, place: Path) -> None:
+        program = place / "program.sh"
+        program.write_text('#!/bin/sh\ncat >> "$1"\necho >> "$1"\n')
+        program.chmod(0o755)
+        nexus("replay", "run", "--exec", f"{program} {place / 'got'}", "--where", "data < 2")
+        assert [json.loads(line)["data"] for line in (place / "got").read_text().splitlines()] == [0, 1]
+
+    def test_a_replay_into_a_group_is_carried_out_by_who_has_its_handlers(self, nexus: Run, consumed: str) -> None:
+        begun = json.loads(nexus("replay", "run", "--to-group", "billing", "--no-wait", "-o", "json").stdout)
+        assert (begun["state"], begun["read"], begun["total"]) == ("running", 0, 4)
+        assert consume(consumed, 4, replays=True) == [0, 1, 2, 3]
+
+    def test_a_replay_is_cancelled(self, nexus: Run, consumed: str) -> None:
+        begun = json.loads(nexus("replay", "run", "--to-group", "billing", "--no-wait", "-o", "json").stdout)
+        nexus("replay", "cancel", begun["id"])
+        assert json.loads(nexus("replay", "show", begun["id"], "-o", "json").stdout)["state"] == "cancelled"
+
+    @pytest.mark.parametrize(
+        ("arguments", "code"),
+        [
+            (("run",), 2),
+            (("run", "--dry-run", "--to-group", "billing"), 2),
+            (("run", "--to-group", "billing", "--to-file", "x"), 2),
+            (("run", "--dry-run", "--from", "2026-01-02T00:00:00Z", "--to", "2026-01-01T00:00:00Z"), 2),
+            (("run", "--dry-run", "--from", "@id"), 2),
+            (("run", "--to-group", "nobody"), 3),
+            (("run", "--topic", "events", "--to-topic", "events"), 2),
+            (("show", "nothing"), 3),
+            (("cancel", "nothing"), 3),
+        ],
+    )
+    def test_what_cannot_be_done_is_refused(
+        self, nexus: Run, consumed: str, arguments: tuple[str, ...], code: int
+    ) -> None:
+        nexus("replay", *arguments, code=code)
