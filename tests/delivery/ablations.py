@@ -10,7 +10,7 @@ from typing import Any
 from nexus.core.lanes import Delivery, Lane
 from nexus.core.outcome import Ack, Cancelled, Outcome
 from nexus.core.owner import Owner
-from nexus.core.parking import Claim, Done, Entry, Fold, Parked, Record, Start
+from nexus.core.parking import Claim, Done, Entry, Fold, Parked, Record, Reset, Start
 from nexus.spi.backend import Stored
 
 from .world import Rules
@@ -255,6 +255,17 @@ class OverflowsBehindTheHead(Owner):
                 self.ledger.finish(delivery.position)
 
 
+class KeepsFloors(Fold):
+    """15 off: a reset moves the cursor only."""
+
+    def _reset(self, record: Reset) -> bool:
+        if record.number <= self.reset:
+            return False
+        self.reset, self.reset_to = record.number, record.to
+        self._mark()
+        return True
+
+
 ABLATIONS: dict[str, tuple[Rules, bool, int]] = {
     "1 claim before the fence": (Rules(fence_first=False), False, 3_000),
     "2 no epoch in records": (Rules(fold=NoEpoch), False, 3_000),
@@ -275,6 +286,9 @@ ABLATIONS: dict[str, tuple[Rules, bool, int]] = {
     "13 no probation": (Rules(owner=NoProbation), True, 3_000),
     "14 attempts kept at shutdown": (Rules(owner=KeepsAttempts), False, 20_000),
     "14 release does not wait": (Rules(release_waits=False), False, 20_000),
+    "15 the cursor does not follow a reset": (Rules(reset_follows=False), False, 3_000),
+    "15 a reset without a claim of its own": (Rules(reset_has_claim=False), False, 3_000),
+    "15 floors stay at a reset": (Rules(fold=KeepsFloors), False, 3_000),
     "lost cursor begins anew at the end": (Rules(lose_cursor_silently=True), False, 3_000),
     "own claim need not be in force": (Rules(reclaim=False), False, 20_000),
 }

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from nexus.core import cursor as cursor_codec
 from nexus.core.lanes import Delivery, Lane
 from nexus.core.outcome import ACK, CANCELLED, DeadLetter, Park, RetryIn
@@ -29,11 +31,12 @@ from nexus.core.parking import (
     Fold,
     Record,
     Requeue,
+    Reset,
     decode_record,
     encode_record,
 )
 from nexus.core.policy import Policy
-from nexus.core.takeover import take_over
+from nexus.core.takeover import after_reset, take_over
 from nexus.event import Event
 from nexus.spi.backend import Cursor, Stored
 
@@ -58,6 +61,8 @@ class Rules:
     lose_cursor_silently: bool = False
     reclaim: bool = True
     ordered_landing: bool = True
+    reset_follows: bool = True
+    reset_has_claim: bool = True
 
 
 class Acting:
@@ -75,6 +80,7 @@ class Acting:
         self.next = 0
         self.waiting: Delivery | None = None  # in probation: counted, to be settled before it runs
         self.releasing = False
+        self.obeying = False
         self.runs: Counter[int] = Counter()
 
 
@@ -84,6 +90,7 @@ class World:
     rules: Rules
     killer: bool = False
     with_lost_cursor: bool = True
+    with_seek: bool = True
     trace: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -104,11 +111,11 @@ class World:
             "crash": rng.randint(0, 3), "freeze": rng.randint(0, 2), "fail": rng.randint(1, 5),
             "dup": rng.randint(0, 1), "command": rng.randint(0, 3), "release": rng.randint(0, 1),
             "lose": int(self.with_lost_cursor and rng.random() < 0.1), "checkpoint": rng.randint(0, 2),
-            "carry": rng.randint(0, 2),
+            "carry": rng.randint(0, 2), "seek": rng.randint(0, 2) if self.with_seek else 0,
         }  # fmt: skip
         self.kill_position = rng.randrange(count) if self.killer else None
         if self.killer:
-            self.budget.update(crash=0, freeze=0, fail=2, command=0, lose=0)
+            self.budget.update(crash=0, freeze=0, fail=2, command=0, lose=0, seek=0)
         self.parking: list[bytes] = []
         self.truth = self.rules.fold()
         self.cursor: Cursor | None = Cursor(0, 0)
@@ -126,6 +133,7 @@ class World:
         self.requeued: set[int] = set()
         self.durable_done: set[int] = set()
         self.lost_cursor = False
+        self.wish = Reset(0, 0, 0)  # the last place to which operators sent the group; of epoch 0, not written yet
         self.kills = 0
         self.crashes = 0
         self._final: set[int] = set()
@@ -156,6 +164,8 @@ class World:
         position = getattr(record, "position", None)
         before = self.entry(position) if position is not None else ""
         taken = self.truth.apply(place, record)
+        if taken and isinstance(record, Reset):
+            self.moved(record)
         if not taken or position is None:
             return place
         if isinstance(record, Discard):
@@ -186,12 +196,25 @@ class World:
                 raise Violation("done and dead")
         return place
 
+    def moved(self, reset: Reset) -> None:
+        """From its position on all is to be handled as if for the first time; what was skipped is not owed."""
+        for position in range(len(self.keys)):
+            if position < reset.to:
+                if self.entry(position) == "":
+                    self.ended.setdefault(position, "discarded")
+                continue
+            for counted in (self.effects, self.failures, self.starts, self.uncertain, self.unstored):
+                del counted[position]
+            self.ended.pop(position, None)
+            for kept in (self.requeued, self.durable_done, self._final, self._seen):
+                kept.discard(position)
+
     def check_settled(self) -> None:
-        """Everything that the stored cursor calls done was handled or has an entry."""
+        """Everything that the stored cursor calls done was handled, has an entry, or was skipped by an operator."""
         assert self.cursor is not None
         state = cursor_codec.decode(self.cursor.low, self.cursor.state)
         for position in {*range(self.cursor.low), *state.done}:
-            if self.entry(position) == "" and not self.effects[position]:
+            if self.entry(position) == "" and not self.effects[position] and self.ended.get(position) != "discarded":
                 raise Violation("lost")
             if self.entry(position) == "":
                 self.durable_done.add(position)
@@ -272,7 +295,8 @@ class World:
             owner = acting.owner
             if acting.phase != "live" or owner is None:
                 continue
-            if acting.next < len(self.keys) and owner.credit and not acting.releasing:
+            stopping = acting.releasing or acting.obeying
+            if acting.next < len(self.keys) and owner.credit and not stopping:
                 add(bind("fetch"))
             if owner._outbox and not acting.in_flight:
                 add(bind("take_records"))
@@ -297,14 +321,20 @@ class World:
             if owner.wake_at is not None:
                 add(bind("tick"))
             if index == self.holder and not self.healing:
-                if self.budget["release"] and not acting.releasing:
+                if self.budget["release"] and not stopping:
                     add(bind("release"))
-                if self.budget["checkpoint"] and owner.fold.keys and not acting.releasing:
+                if self.budget["checkpoint"] and owner.fold.keys and not stopping:
                     add(bind("checkpoint"))
-                if self.budget["carry"] and not acting.releasing:
+                if self.budget["carry"] and not stopping:
                     add(bind("carry"))
+            if index == self.holder and acting.state.reset < self.wish.number and not stopping:
+                add(bind("obey"))
+            if index == self.holder and acting.obeying and owner.drained:
+                add(bind("obeyed"))
             if acting.releasing and (owner.drained or not self.rules.release_waits):
                 add(bind("released"))
+        if self.budget["seek"] and not self.healing and not self.lost_cursor:
+            add(("seek", self.seek))
         if not self.healing:
             for number in range(len(self.late)):
                 add(("late", lambda n=number: self.lands_late(n)))
@@ -319,10 +349,10 @@ class World:
                         add((f"discard {position}", lambda k=key, p=position, r=round: self.command(Discard(k, p, r))))
         return out
 
-    def take(self) -> None:
+    def take(self, *, own: bool = False) -> None:
         """Rule 1: fence the cursor, then claim."""
         assert self.cursor is not None
-        acting_cursor, state = take_over(self.cursor, 0, 0)
+        acting_cursor, state = take_over(self.cursor, 0, 0, own=own)
         acting = Acting(acting_cursor, state)
         if self.rules.fence_first:
             self.cursor = acting_cursor
@@ -343,7 +373,8 @@ class World:
     def decide(self) -> None:
         """An operator's answer to a lost cursor: begin again at the start; floors and entries stand."""
         self.lost_cursor = False
-        self.cursor = Cursor(0, 0)  # of no epoch: the claims in the parking topic must tell the next owner its own
+        # Of no epoch: the claims in the parking topic must tell the next owner its own.
+        self.cursor = Cursor(0, 0, cursor_codec.encode(0, cursor_codec.State(reset=self.truth.reset)) or "")
         for position in range(len(self.keys)):
             self.uncertain[position] += 100  # attempts were kept there too
         for position, end in list(self.ended.items()):
@@ -420,6 +451,10 @@ class World:
                 return
             self.go_live(index, place)
             return
+        if acting.phase == "reset":
+            acting.in_flight, acting.landed_at = [], None
+            self.go_live(index, place)
+            return
         owner = acting.owner
         assert owner is not None
         self.read_parking(acting, place)
@@ -434,7 +469,7 @@ class World:
         acting = self.owners[index]
         assert acting is not None
         state = acting.state
-        fold = self.rules.fold(state.place, state.place_epoch, state.base)
+        fold = self.rules.fold(state.place, state.place_epoch, state.base, state.place_reset)
         for at in range(state.place, (place if place is not None else len(self.parking) - 1) + 1):
             fold.apply(at, decode_record(self.parking[at]))
         if (fold.epoch, fold.claimant) != (acting.cursor.epoch, str(index)) and self.rules.reclaim:
@@ -447,6 +482,13 @@ class World:
             acting.phase = "claim"
             acting.in_flight = [Claim(again.epoch, str(index))]
             return
+        if fold.reset < self.wish.number and index == self.holder:
+            acting.phase = "reset"
+            acting.in_flight = [msgspec.structs.replace(self.wish, epoch=acting.cursor.epoch)]
+            return
+        if self.rules.reset_follows:
+            acting.cursor, acting.state = after_reset(acting.cursor, state, fold)
+            state = acting.state
         acting.owner = self.rules.owner(acting.cursor, state, fold, self.policy, acting.ready.append)
         acting.next = acting.cursor.low
         acting.phase = "live"
@@ -560,8 +602,12 @@ class World:
         self.budget["release"] -= 1
         acting = self.owners[index]
         assert acting is not None
-        assert acting.owner is not None
         acting.releasing = True
+        self.stop(acting, index)
+
+    def stop(self, acting: Acting, index: int) -> None:
+        """Start nothing, and take back the attempts of what runs."""
+        assert acting.owner is not None
         acting.owner.stop("release")
         if acting.waiting is not None:
             acting.owner.end(acting.waiting, CANCELLED, self.now)
@@ -612,6 +658,28 @@ class World:
         self.budget["command"] -= 1
         self.land(Requeue(key, position, round))
 
+    def seek(self) -> None:
+        """An operator sends the group to another position, back or forward, or past all that it has parked."""
+        self.budget["seek"] -= 1
+        to, drop = self.rng.randint(0, len(self.keys)), self.rng.random() < 0.3
+        self.wish = Reset(0, self.wish.number + 1, to, drop)
+        if not self.rules.reset_has_claim:
+            self.land(msgspec.structs.replace(self.wish, epoch=self.truth.epoch))
+
+    def obey(self, index: int) -> None:
+        """The owner learns of it, and stops as before a release."""
+        acting = self.owners[index]
+        assert acting is not None
+        acting.obeying = True
+        self.stop(acting, index)
+
+    def obeyed(self, index: int) -> None:
+        """What ran has ended, and what was to be written is: it takes over again, as rule 1 says."""
+        self.owners[index] = None
+        self.uncertain += self.unstored
+        self.unstored.clear()
+        self.take(own=True)
+
     def check_view(self, owner: Owner) -> None:
         """The owner's live view is the fold of what it read."""
         again = self.rules.fold()
@@ -637,6 +705,7 @@ class World:
             "hold",
             "park",
             "kill",
+            "obey",
         )
         part = self.rng.choice((0.5, 0.7, 0.9))
         for _ in range(self.rng.randint(30, 180)):

@@ -1,4 +1,4 @@
-"""A process of the proofs: publishes, consumes or both on one SQLite file, and writes down what it did.
+"""A process of the proofs: publishes, consumes or both on one store, and writes down what it did.
 
 `python -m tests.proofs.child FOLDER ROLE [OPTION=VALUE…]`. Each line of ``log-*.jsonl`` is written with one call, so a
 kill loses whole lines at most.
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -16,7 +18,8 @@ from typing import Any
 
 import apsw
 
-from nexus import Context, Event, Nexus, Retry
+from nexus import Context, Event, Nexus, Overloaded, Receipt, Retry, UnknownOutcome
+from nexus.errors import BackendError, Unavailable
 
 KEYS = 40
 
@@ -53,7 +56,10 @@ class FenceStore:
 
 
 def bus_in(folder: Path, **settings: Any) -> Nexus:
-    return Nexus(f"sqlite:///{folder / 'bus.db'}", settings=settings)
+    """A bus on the store that ``url.txt`` in the folder names, or on a SQLite file there."""
+    named = folder / "url.txt"
+    url = named.read_text() if named.exists() else f"sqlite:///{folder / 'bus.db'}"
+    return Nexus(url, settings=settings)
 
 
 def incarnation() -> str:
@@ -67,11 +73,22 @@ async def publish(bus: Nexus, folder: Path, log: Log, rate: float) -> None:
     async def one_key(key: int) -> None:
         for number in range(sys.maxsize):
             name = f"{me}/{number}"
-            receipt = await bus.publish("proof.step", {"n": number, "by": me}, key=f"key-{key}", id=f"{name}/{key}")
+            event = bus.event("proof.step", {"n": number, "by": me}, key=f"key-{key}", id=f"{name}/{key}")
+            receipt = await publish_until_acknowledged(bus, event, log)
             log.write(acked=receipt.id, key=f"key-{key}", p=receipt.partition, at=receipt.position)
             await asyncio.sleep(KEYS / rate)
 
     await asyncio.gather(*(one_key(key) for key in range(KEYS)))
+
+
+async def publish_until_acknowledged(bus: Nexus, event: Event[Any], log: Log) -> Receipt:
+    """Publish under one id until somebody says that it is stored, as any careful program does."""
+    while True:
+        try:
+            return await bus.publish(event)
+        except (BackendError, Overloaded, UnknownOutcome) as error:
+            log.write(refused=event.id, why=str(error), t=time.monotonic())
+            await asyncio.sleep(0.2)
 
 
 def consume(bus: Nexus, log: Log, store: FenceStore, *, work_s: float = 0.0, fail: bool = False) -> None:
@@ -95,15 +112,26 @@ def consume(bus: Nexus, log: Log, store: FenceStore, *, work_s: float = 0.0, fai
 
 
 async def main() -> None:
+    # Stopped from outside it might stop while it holds the lock of the handlers' own store, and everybody with it.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, os.kill, os.getpid(), signal.SIGSTOP)
+    logging.getLogger("nexus.delivery").setLevel(logging.ERROR)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(name)s %(message)s")
     folder, role = Path(sys.argv[1]), sys.argv[2]
     options = dict(option.split("=", 1) for option in sys.argv[3:])
     name = options.get("name", incarnation())
     log = Log(folder, name)
-    bus = bus_in(folder, settle_interval="50ms")
-    if "consume" in role:
-        consume(bus, log, FenceStore(folder), work_s=float(options.get("work_s", 0)), fail=options.get("fail") == "1")
     began = time.monotonic()
-    await bus.start()
+    while True:
+        bus = bus_in(folder, settle_interval="50ms")
+        if "consume" in role:
+            consume(
+                bus, log, FenceStore(folder), work_s=float(options.get("work_s", 0)), fail=options.get("fail") == "1"
+            )
+        try:
+            await bus.start()
+            break
+        except Unavailable as error:  # whoever runs programs starts them again
+            logging.warning("not started: %s", error)
     log.write(started=name, t=began, ready=time.monotonic())
     if "publish" in role:
         await publish(bus, folder, log, float(options.get("rate", 500)))

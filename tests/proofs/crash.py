@@ -139,37 +139,36 @@ def kill_loop(folder: Path, times: int, *, events: int, records: int, seed: int 
 
 
 def check(folder: Path) -> dict[str, Any]:
-    """Compare what was acknowledged with what was handled."""
-    acked: dict[str, tuple[int, int]] = {}
-    deliveries: dict[tuple[int, int], list[dict[str, Any]]] = defaultdict(list)
+    """Compare what was acknowledged with what was handled. An event is known by its id."""
+    acked: set[str] = set()
+    deliveries: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in lines(folder):
         if "acked" in line:
-            acked[line["acked"]] = (line["p"], line["at"])
+            acked.add(line["acked"])
         elif "did" in line:
-            deliveries[line["p"], line["at"]].append(line)
-    lost = [id for id, place in acked.items() if not any(one["ok"] for one in deliveries.get(place, []))]
+            deliveries[line["did"]].append(line)
+    lost = [id for id in acked if not any(one["ok"] for one in deliveries.get(id, []))]
     out_of_order = 0
     by_key: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for many in deliveries.values():
         for one in many:
             by_key[one["key"]].append(one)
-    over_attempts = 0
     for many in by_key.values():
         many.sort(key=lambda one: one["t"])
-        done: set[int] = set()
+        done: set[str] = set()
         highest = -1
         for one in many:
             # The first success of an event comes after that of every earlier one of its key.
-            if one["ok"] and one["at"] not in done:
+            if one["ok"] and one["did"] not in done:
                 out_of_order += one["at"] < highest
                 highest = max(highest, one["at"])
-                done.add(one["at"])
+                done.add(one["did"])
+    over_attempts = 0
     for many in deliveries.values():
-        many.sort(key=lambda one: one["t"])
-        by_process: dict[str, int] = defaultdict(int)
+        by_process: dict[tuple[str, int], int] = defaultdict(int)
         for one in many:
-            by_process[one["who"]] += 1
-        # In one life: the first attempt fails for some keys, the second succeeds.
+            by_process[one["who"], one["fence"]] += 1
+        # In one ownership: the first attempt fails for some keys, the second succeeds.
         over_attempts += any(count > 2 for count in by_process.values())
     handled = sum(len(many) for many in deliveries.values())
     return {
@@ -211,24 +210,33 @@ def four_processes(
 
 def takeovers(folder: Path, kills: list[tuple[float, int]]) -> dict[str, Any]:
     """How long the partitions of a dead process stood still, and what a fence-checking store accepted."""
-    deliveries = sorted((one for one in lines(folder) if "did" in one), key=lambda one: one["t"])
+    found = gaps(folder, kills)
+    return {
+        "takeover_p50_s": round(found[len(found) // 2], 3) if found else None,
+        "takeover_max_s": round(found[-1], 3) if found else None,
+        "takeovers": len(found),
+        **fence_store(folder),
+    }
+
+
+def by_time(folder: Path) -> list[dict[str, Any]]:
+    """All deliveries, in the order of time."""
+    return sorted((one for one in lines(folder) if "did" in one), key=lambda one: one["t"])
+
+
+def gaps(folder: Path, kills: list[tuple[float, int]]) -> list[float]:
+    """Per partition of a process that ended then: seconds until another one handled an event of it; sorted."""
     by_partition: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for one in deliveries:
+    for one in by_time(folder):
         by_partition[one["p"]].append(one)
-    gaps = []
+    found = []
     for at, pid in kills:
         for many in by_partition.values():
             before = [one for one in many if one["t"] <= at]
             after = [one for one in many if one["t"] > at and not one["who"].startswith(f"{pid}-")]
             if before and before[-1]["who"].startswith(f"{pid}-") and after:
-                gaps.append(after[0]["t"] - at)
-    gaps.sort()
-    return {
-        "takeover_p50_s": round(gaps[len(gaps) // 2], 3) if gaps else None,
-        "takeover_max_s": round(gaps[-1], 3) if gaps else None,
-        "takeovers": len(gaps),
-        **fence_store(folder),
-    }
+                found.append(after[0]["t"] - at)
+    return sorted(found)
 
 
 def fence_store(folder: Path) -> dict[str, Any]:

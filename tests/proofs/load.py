@@ -1,4 +1,4 @@
-"""What load does: bounded memory, keys that fail and hurt no other, a hot key that flows again.
+"""What load does: bounded memory, publishers that wait, keys that fail and hurt no other, a hot key that flows again.
 
 Each part runs in a process of its own (`measure`), because memory is measured by what the process grows.
 """
@@ -13,10 +13,12 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from nexus import Event, Nexus, Park, Retry
+from nexus import Context, Event, Nexus, Overloaded, Park, Retry
+from nexus.testing.backends import fresh_url
 
 from .child import bus_in
 
@@ -24,8 +26,9 @@ ROOT = Path(__file__).parents[2]
 PAYLOAD = {"note": "x" * 400}
 
 
-def measure(part: str, folder: Path, **options: float) -> dict[str, Any]:
-    """Run a part in a fresh process and return what it prints."""
+def measure(part: str, folder: Path, backend: str = "sqlite", **options: float) -> dict[str, Any]:
+    """Run a part in a fresh process, on a new store of this kind, and return what it prints."""
+    (folder / "url.txt").write_text(fresh_url(backend, folder))
     words = [f"{name}={value}" for name, value in options.items()]
     command = [sys.executable, "-m", "tests.proofs.load", part, str(folder), *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -83,6 +86,56 @@ async def backlog(folder: Path, events: float = 100_000) -> dict[str, Any]:
     return {"events": int(events), "before_mib": round(before, 1), "grew_mib": round(max(samples) - before, 1)}
 
 
+async def pressure(folder: Path, events: float = 50_000) -> dict[str, Any]:
+    """Everybody publishes at once, far more than fits: who waits, who is told to come later, and what it costs."""
+    queue, size = 100, 16 * 1024
+    bus = bus_in(folder, publish={"queue_events": queue, "timeout": "500ms"})
+    await bus.start(consume=False)
+    append = bus.backend.append
+    under_way = most = 0
+
+    async def counted(topic: str, batch: Any) -> Any:
+        nonlocal under_way, most
+        under_way += len(batch)
+        most = max(most, under_way)
+        try:
+            return await append(topic, batch)
+        finally:
+            under_way -= len(batch)
+
+    bus.backend.append = counted  # type: ignore[method-assign]
+    body = bytes(size)  # one for all, so that what grows is what the bus and the store keep of it
+    acknowledged: set[str] = set()
+    overloaded: set[str] = set()
+
+    async def one(number: int) -> None:
+        event = bus.event("load.big", body, key=f"key-{number % 1000}")
+        try:
+            acknowledged.add((await bus.publish(event)).id)
+        except Overloaded:
+            overloaded.add(event.id)
+
+    before = peak = resident_mib()
+    # All that wait are tasks of the caller's own, so there are never more than a few thousand of them at once.
+    for first in range(0, int(events), 5_000):
+        tasks = [asyncio.ensure_future(one(number)) for number in range(first, min(first + 5_000, int(events)))]
+        while not all(task.done() for task in tasks):
+            peak = max(peak, resident_mib())
+            await asyncio.wait(tasks, timeout=0.05)
+        await asyncio.gather(*tasks)
+    stored = [seen.stored.event.id async for seen in bus.tail("load.big", start="earliest", follow=False)]
+    await bus.close()
+    return {
+        "events": int(events),
+        "acknowledged": len(acknowledged),
+        "overloaded": len(overloaded),
+        "stored_as_said": sorted(stored) == sorted(acknowledged),
+        "most_under_way": most,
+        "bound": queue,
+        "grew_mib": round(peak - before, 1),
+    }
+
+
 async def followers(folder: Path, events: float = 100_000) -> dict[str, Any]:
     """A key whose first event is dead, and all that follow it: memory, and whether it flows after the repair."""
     bus = bus_in(folder)
@@ -105,10 +158,10 @@ async def followers(folder: Path, events: float = 100_000) -> dict[str, Any]:
     for first in range(0, int(events), 10_000):
         await fill(bus, min(10_000, int(events) - first), 1)
         peak = max(peak, resident_mib())
-    (partition,) = [lag for lag in await bus.backend.lag("blocked") if lag.end]
+    (letter,) = await bus.dead_letters.all("blocked")
 
     async def parked() -> bool:
-        (lag,) = [lag for lag in await bus.backend.lag("blocked") if lag.partition == partition.partition]
+        (lag,) = [lag for lag in await bus.backend.lag("blocked") if lag.partition == letter.partition]
         return lag.low == lag.end
 
     while not await parked():
@@ -189,7 +242,9 @@ async def hot_key(folder: Path, rate: float = 2_000, fail_s: float = 5) -> dict[
     }
 
 
-async def neighbours(folder: Path, seconds: float = 5, share: float = 0.3, failing: float = 0.1) -> dict[str, Any]:
+async def neighbours(
+    folder: Path, seconds: float = 5, share: float = 0.3, failing: float = 0.1, warm: float = 10_000
+) -> dict[str, Any]:
     """Open loop at a share of the measured capacity, 64 workers: the p99 of the keys that do not fail."""
     bus = bus_in(folder)
     keys = 1000
@@ -200,15 +255,15 @@ async def neighbours(folder: Path, seconds: float = 5, share: float = 0.3, faili
     handled = 0
 
     @bus.on("load.**", group="n", start="earliest", workers=64, retry=Retry(3, base_s=0.2, cap_s=1.0), hold_s=0.01)
-    async def handle(event: Event[Any]) -> None:
+    async def handle(event: Event[Any], context: Context) -> None:
         nonlocal handled, out_of_order
         data = event.data
         key = event.key or ""
         if key in bad and data["n"] % 7 == 0 and (key, data["n"]) not in failed:
             failed.add((key, data["n"]))
             raise ValueError("this key fails")
-        out_of_order += data["n"] < last.get(key, -1)
-        last[key] = data["n"]
+        out_of_order += context.position < last.get(key, -1)
+        last[key] = context.position
         handled += 1
         if key not in bad and data["at"]:
             waits.append(time.monotonic() - data["at"])
@@ -220,11 +275,10 @@ async def neighbours(folder: Path, seconds: float = 5, share: float = 0.3, faili
         return bus.event("load.step", {"n": n, "at": at}, key=f"key-{(n * 7919) % keys}")
 
     began = time.monotonic()
-    warm = 10_000
     good = {"n": 0}
 
     async def capacity(worker: int) -> None:
-        for _ in range(warm // 100):
+        for _ in range(int(warm) // 100):
             n = good["n"]
             good["n"] += 1
             await bus.publish(made(n, 0.0))
@@ -232,11 +286,11 @@ async def neighbours(folder: Path, seconds: float = 5, share: float = 0.3, faili
     await asyncio.gather(*(capacity(worker) for worker in range(100)))
     await until(lambda: handled >= warm * 0.98, 60)
     rate = warm / (time.monotonic() - began) * share
-    sent = warm
+    sent = int(warm)
     began = time.monotonic()
     tasks: set[asyncio.Task[Any]] = set()
     while time.monotonic() - began < seconds:
-        due = warm + int((time.monotonic() - began) * rate)
+        due = int(warm) + int((time.monotonic() - began) * rate)
         while sent < due:
             task = asyncio.create_task(bus.publish(made(sent, time.monotonic())))
             tasks.add(task)
@@ -257,7 +311,7 @@ async def neighbours(folder: Path, seconds: float = 5, share: float = 0.3, faili
     }
 
 
-def neighbour_pairs(folder: Path, pairs: int, seconds: float) -> dict[str, Any]:
+def neighbour_pairs(folder: Path, pairs: int, seconds: float, backend: str = "sqlite") -> dict[str, Any]:
     """Interleaved pairs, without and with failures; the ratio of their p99s by the median of the pairs."""
     ratios = []
     runs = []
@@ -267,7 +321,7 @@ def neighbour_pairs(folder: Path, pairs: int, seconds: float) -> dict[str, Any]:
         for failing in order:
             own = folder / f"{number}-{failing}"
             own.mkdir(parents=True)
-            pair.append((failing, measure("neighbours", own, seconds=seconds, failing=failing)))
+            pair.append((failing, measure("neighbours", own, backend, seconds=seconds, failing=failing)))
         found = dict(pair)
         runs.append(found)
         ratios.append(found[0.1]["p99_ms"] / found[0.0]["p99_ms"])
@@ -280,13 +334,21 @@ def neighbour_pairs(folder: Path, pairs: int, seconds: float) -> dict[str, Any]:
     }
 
 
-PARTS = {"backlog": backlog, "followers": followers, "hot_key": hot_key, "neighbours": neighbours}
+PARTS: dict[str, Callable[..., Coroutine[Any, Any, dict[str, Any]]]] = {
+    "backlog": backlog,
+    "pressure": pressure,
+    "followers": followers,
+    "hot_key": hot_key,
+    "neighbours": neighbours,
+}
 
 
 def main() -> None:
+    from . import operations  # which takes from here what all parts need
+
     part, folder = sys.argv[1], Path(sys.argv[2])
     options = {name: float(value) for name, value in (word.split("=", 1) for word in sys.argv[3:])}
-    print(json.dumps(asyncio.run(PARTS[part](folder, **options))))
+    print(json.dumps(asyncio.run((PARTS | operations.PARTS)[part](folder, **options))))
 
 
 if __name__ == "__main__":

@@ -409,3 +409,24 @@ def test_forgetting_from_the_front_is_invisible_but_for_what_is_gone(steps: list
             assert stored.position == position
             assert part.position_at(float(position)) == position
         assert part.head * 2 <= max(len(part.events), 1)
+
+
+@virtually
+async def test_a_partition_tells_how_it_changed_hands() -> None:
+    backend = await opened(partitions=1)
+
+    async def told() -> tuple[str | None, str, str | None]:
+        (lag,) = await backend.lag("g")
+        assert lag.handover is not None
+        return lag.owner, lag.handover.why, lag.handover.before
+
+    first = await backend.claim("g", ["orders"], "a", lambda: None, "earliest")
+    assert await told() == ("a", "joined", None)
+    await first.settle([Settlement("orders", 0, Cursor(1, 0), release=True)])
+    assert await told() == ("a", "released", "a")
+    await first.settle([Settlement("orders", 0, Cursor(0, 0))])
+    assert await told() == ("a", "fenced", "a")
+    again = await backend.claim("g", ["orders"], "a", lambda: None, "earliest")
+    assert await told() == ("a", "rejoined", "a")
+    again.kill()
+    assert await told() == (None, "expired", "a")

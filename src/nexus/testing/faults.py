@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from nexus.errors import IdConflict, UnknownOutcome
 from nexus.event import Event
-from nexus.spi.backend import Appended, Backend, Change, Member, Settled, Settlement, Slice, Want
+from nexus.spi.backend import Appended, Backend, Capabilities, Change, Member, Settled, Settlement, Slice, Want
 
 Call = Literal["append", "read", "fetch", "settle"]
 A = TypeVar("A")
@@ -28,7 +28,6 @@ class Faulty:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.name = backend.name
-        self.capabilities = backend.capabilities
         self.fetched = 0
         """Events that members got by `fetch`."""
         self.calls: dict[Call, int] = {"append": 0, "read": 0, "fetch": 0, "settle": 0}
@@ -37,6 +36,10 @@ class Faulty:
         self._held: dict[Call, asyncio.Event] = {}
         self.only: Callable[[str], bool] = lambda topic: True
         """Which topics appends fail for."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self.backend.capabilities
 
     def fail(self, call: Call, error: BaseException, *, times: int = 1) -> None:
         """Let the next calls of a kind raise, and do nothing."""

@@ -115,7 +115,10 @@ def _bus(url: str, topic: str, partitions: int, group: str, handle_s: float, not
     bus = Nexus(
         url,
         clock=clock,
-        settings={"topics": {topic: {"patterns": ["**"], "partitions": partitions}}, "settle_interval": "20ms"},
+        settings={
+            "topics": {topic: {"patterns": ["**"], "partitions": partitions}, "events": {"partitions": 1}},
+            "settle_interval": "20ms",
+        },
     )
 
     async def handle(event: Event[Any], context: Context) -> None:

@@ -2,6 +2,8 @@
 
     pytest --pyargs nexus.testing.conformance --nexus-backends=memory,sqlite:////tmp/store-{id}.db
 
-The same cases run on every backend, none is skipped, and none asks a capability before it decides what is right: a
-capability changes what something costs, not what it means. In memory time is virtual; elsewhere it is real.
+The same cases run on every backend and none is skipped: a capability changes what something costs, not what it means.
+One capability is asked for, where it says who recognises a second copy of an event: the store when it takes it, or the
+consumer when it meets it (`Capabilities.dedup`); the cases of whole buses hold alike. In memory time is virtual;
+elsewhere it is real.
 """

@@ -32,7 +32,8 @@ class Buses:
 
     def make(self, *, backend: Any = None, partitions: int = 4, **settings: Any) -> Nexus:
         """Make a bus; it is closed at the end of the case if it is still open."""
-        topics = {self.topic: {"patterns": ["**"], "partitions": partitions}}
+        # The default topic stays empty, and is small: a broker keeps the files of every store open that it has seen.
+        topics = {self.topic: {"patterns": ["**"], "partitions": partitions}, "events": {"partitions": 1}}
         bus = Nexus(
             self.world.url,
             clock=self.world.clock,

@@ -43,8 +43,8 @@ CASE_LIMIT_S = 60.0
 """No case takes longer, in virtual or in real time."""
 WAKE_S = 0.25
 """The longest that news may take."""
-DEAD_S = 1.0
-"""The longest until a dead member's partitions have moved."""
+MOVE_S = 1.0
+"""The longest until a partition that is free, or was given up, has its new owner."""
 FROZEN_S = 15.0
 """The longest until a frozen member's partitions have moved."""
 SLACK_S = 0.75
@@ -113,6 +113,19 @@ class World:
             world = World(url, clock, stack)
             world.backend = await world.open()
             yield world
+
+    @property
+    def takeover_s(self) -> float:
+        """The longest until a dead member's partitions have moved."""
+        return self.backend.capabilities.takeover_s
+
+    @property
+    def one_memory(self) -> bool:
+        """Whether an append recognises what any other backend object has stored, and not only its own.
+
+        What is not recognised there is stored twice and handled once: see the cases of whole buses.
+        """
+        return self.backend.capabilities.dedup != "sender"
 
     async def open(self) -> Backend:
         """One more backend on the same store, as another process would have it."""
@@ -219,7 +232,7 @@ class Party:
             elif isinstance(change, Lost):
                 self.owned.pop((change.topic, change.partition), None)
 
-    async def until(self, holds: Callable[[Party], bool], within_s: float = DEAD_S) -> None:
+    async def until(self, holds: Callable[[Party], bool], within_s: float = MOVE_S) -> None:
         """Wait for changes until something holds. Only a wake makes it look again, so a missing wake fails."""
         async with asyncio.timeout(within_s + self._world.slack_s):
             while True:
@@ -229,10 +242,10 @@ class Party:
                     return
                 await self.news.wait()
 
-    async def owns(self, count: int, within_s: float = DEAD_S) -> None:
+    async def owns(self, count: int, within_s: float = MOVE_S) -> None:
         await self.until(lambda party: len(party.owned) == count, within_s)
 
-    async def hears(self, kind: type[Change], count: int = 1, within_s: float = DEAD_S) -> list[Any]:
+    async def hears(self, kind: type[Change], count: int = 1, within_s: float = MOVE_S) -> list[Any]:
         """Wait until it has heard so many changes of a kind; return them."""
         await self.until(lambda party: len(party.all(kind)) >= count, within_s)
         return self.all(kind)

@@ -14,7 +14,7 @@ from nexus.errors import StoreFull, Unavailable
 from nexus.event import Event
 from nexus.runtime.binding import Context
 from nexus.testing.conformance._bus import Buses, Recorder, bus_case
-from nexus.testing.conformance._world import FROZEN_S
+from nexus.testing.conformance._world import FROZEN_S, read_all
 from nexus.testing.stranger_bus import StrangerBus
 
 ONCE = Retry(max_attempts=1)
@@ -135,7 +135,10 @@ async def test_a_crash_loses_nothing_and_repeats_only_what_was_not_settled(buses
     events = await buses.publish(bus, 400, keys=30)
     await recorder.until_done(150)
     await bus.kill()
-    settled = sum(lag.low for lag in await buses.lags())
+    settled = 0
+    for lag in await buses.lags():  # positions may have gaps, so the events are counted
+        stored = await read_all(buses.world.backend, lag.topic, lag.partition)
+        settled += sum(each.position < lag.low for each in stored)
     done = len(recorder.done)
     await buses.run(recorder)
     await recorder.until(lambda recorder: {event.id for event in recorder.done} == {event.id for event in events})

@@ -11,8 +11,8 @@ import pytest
 from nexus.errors import UnknownTopic
 from nexus.spi.backend import Assigned, Backend, Cursor, Lost, Revoking, Settlement
 from nexus.testing.conformance._world import (
-    DEAD_S,
     FROZEN_S,
+    MOVE_S,
     Party,
     World,
     case,
@@ -150,7 +150,7 @@ async def test_members_that_join_together_have_shared_within_a_second_of_letting
                 for number, backend in enumerate(backends)
             )
         )
-        await within(DEAD_S, world, settle_down(parties, 12))
+        await within(MOVE_S, world, settle_down(parties, 12))
         assert [len(party.owned) for party in parties] == [4, 4, 4]
 
 
@@ -173,7 +173,7 @@ async def test_members_hear_of_what_they_get_also_while_they_write(world: World)
                 await world.join(group, [topic], f"member-{number}", backend=backend)
                 for number, backend in enumerate(backends)
             ]
-            await within(DEAD_S, world, settle_down(parties, 12))
+            await within(MOVE_S, world, settle_down(parties, 12))
     finally:
         busy = False
         await asyncio.gather(*writing)
@@ -244,7 +244,7 @@ async def test_after_the_deadline_the_partition_moves_unasked(world: World) -> N
     two = await world.join(group, [topic], "two")
     (revoking,) = await one.hears(Revoking)
     assert await one.settle(topic, revoking.partition, 4, 4) == "ok"
-    await two.owns(1, within_s=revoking.deadline_s + DEAD_S)
+    await two.owns(1, within_s=revoking.deadline_s + world.takeover_s)
     assert two.owned[topic, revoking.partition].cursor == Cursor(4, 4)
     lost = (await one.hears(Lost))[0]
     assert (lost.topic, lost.partition) == (topic, revoking.partition)
@@ -301,13 +301,13 @@ async def test_a_closed_backend_gives_up_what_its_members_owned(world: World) ->
 
 
 @case
-async def test_the_partitions_of_a_dead_process_move_within_a_second(world: World) -> None:
+async def test_the_partitions_of_a_dead_process_move_in_time(world: World) -> None:
     topic, group = await world.topic(partitions=4), world.name("group")
     stranger = await world.stranger(group, [topic])
     await _heard(world, stranger, Assigned, 4)
     party = await world.join(group, [topic], "heir")
     await stranger.kill()
-    await party.owns(4, within_s=DEAD_S)
+    await party.owns(4, within_s=world.takeover_s)
 
 
 @pytest.mark.slow
@@ -323,7 +323,7 @@ async def test_the_partitions_of_a_frozen_process_move_and_its_settles_are_fence
     assert await party.settle(topic, 0, epoch, 5) == "ok"
     stranger.thaw()
     late = Settlement(topic, 0, Cursor(99, 99, "late"))
-    assert await within(10 * DEAD_S, world, stranger.settle(late)) == "fenced"
+    assert await within(10 * MOVE_S, world, stranger.settle(late)) == "fenced"
     lost = await _heard(world, stranger, Lost, 1)
     assert (lost[0].topic, lost[0].partition) == (topic, 0)
     assert await settled_low(world.backend, group, topic, 0) == 5
@@ -365,10 +365,29 @@ async def test_a_token_grows_with_each_owner_if_there_is_one(world: World) -> No
 
 
 async def _heard(world: World, stranger: Stranger, kind: type[A], count: int) -> list[A]:
-    async with asyncio.timeout(10 * DEAD_S):  # a process needs a while to start
+    async with asyncio.timeout(10 * MOVE_S):  # a process needs a while to start
         while True:
             found: list[A] = [change for change in stranger.heard if isinstance(change, kind)]
             if len(found) >= count:
                 return found
             stranger.news.clear()
             await stranger.news.wait()
+
+
+@case
+async def test_what_is_told_of_a_change_of_hands_is_true(world: World) -> None:
+    """A backend need not know it; what it knows is so."""
+    topic, group = await world.topic(partitions=1), world.name("group")
+    party = await world.join(group, [topic], "one")
+    await party.owns(1)
+    await party.member.leave()
+    (lag,) = await world.backend.lag(group)
+    assert lag.owner is None
+    if lag.handover is not None:
+        assert (lag.handover.why, lag.handover.before) == ("left", "one")
+    again = await world.join(group, [topic], "two")
+    await again.owns(1)
+    (lag,) = await world.backend.lag(group)
+    assert lag.owner == "two"
+    if lag.handover is not None:
+        assert (lag.handover.why, lag.handover.before) == ("joined", None)
