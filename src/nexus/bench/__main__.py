@@ -6,6 +6,10 @@ import json
 import sys
 from pathlib import Path
 
+from nexus.bench import MISSING
+from nexus.bench import on_kafka as on_kafka
+from nexus.bench import on_nats as on_nats
+from nexus.bench import on_rabbitmq as on_rabbitmq
 from nexus.bench.contestants import CONTESTANTS
 
 
@@ -14,8 +18,8 @@ def main() -> int:
     try:
         figures = CONTESTANTS[name](int(events), Path(folder))
     except ModuleNotFoundError as error:
-        print(error, file=sys.stderr)
-        return 3
+        print(f"{error}; pip install 'nexus-bus[bench]'", file=sys.stderr)
+        return MISSING
     print(json.dumps(figures))
     return 0
 

@@ -18,7 +18,7 @@ from nexus.event import Event
 
 Figures = dict[str, float]
 CONTESTANTS: dict[str, Callable[[int, Path], Figures]] = {}
-PAYLOAD = {"flight": "UA1545", "origin": "EWR", "destination": "IAH", "delay_min": 2, "note": "x" * 330}
+PAYLOAD: dict[str, Any] = {"flight": "UA1545", "origin": "EWR", "destination": "IAH", "delay_min": 2, "note": "x" * 330}
 KEYS = [f"N{number:05d}" for number in range(1000)]
 
 
