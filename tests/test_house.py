@@ -84,7 +84,7 @@ def test_every_dependency_of_a_first_run_is_pinned_and_nothing_else_is_said() ->
 
 PUBLIC_NAMES = [
     "Ack", "BlockingNexus", "Closed", "Context", "DeadLetter", "Event", "HandlerError", "IdConflict", "InvalidEvent",
-    "Nexus", "NexusError", "Overloaded", "Park", "Publish", "Receipt", "Retry", "RetryIn", "SettingsError",
+    "Nexus", "NexusError", "Overloaded", "Park", "Publish", "Receipt", "Retry", "RetryIn", "Selection", "SettingsError",
     "UnknownOutcome",
 ]  # fmt: skip
 """A name that appears or goes is a decision: it changes this list."""
@@ -192,7 +192,7 @@ def test_a_run_of_the_tests_can_be_replayed(monkeypatch: pytest.MonkeyPatch) -> 
     assert dev.main(["test", "--quick", "--seed", "7", "-k", "a or b"]) == 1
     ((command, replay),) = ran
     assert "--hypothesis-seed=7" in command
-    assert command[-4:] == ["-m", "not slow", "-k", "a or b"]
+    assert command[-4:] == ["-m", "not slow and not broker", "-k", "a or b"]
     assert replay == "./nexus test --quick --seed 7 -k 'a or b'"
 
 

@@ -48,10 +48,13 @@ def words() -> list[str]:
     """Public names, settings and commands against the "Do not say" column of the glossary."""
     import nexus
     from nexus.config import TABLE
+    from nexus.core.options import options_of
+    from nexus.plugins import OWN, settings_type
 
     glossary = (DOCS / "glossary.md").read_text(encoding="utf-8")
     names = [("public name", name) for name in getattr(nexus, "__all__", ())]
     names += [("setting", row.path) for row in TABLE]
+    names += [("setting", f"{scheme}.{name}") for scheme in OWN for name in options_of(settings_type(scheme))]
     # One file per command is the layout of the command room, so the file names are the commands.
     names += [("command", file.stem) for file in sorted((ROOT / "src/nexus/cli").glob("[!_]*.py"))]
     return word_problems(names, glossary)

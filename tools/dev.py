@@ -6,21 +6,25 @@ Arguments that a verb does not know go to pytest, so ``./nexus test -k router --
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from tools import checks, settings_page  # noqa: E402  # the line above makes the import possible
+from tools import backend_pages, checks, settings_page  # noqa: E402
+
+from nexus import brokers  # noqa: E402  # the line above makes the import possible
 
 PYTHON = sys.executable
+os.environ.setdefault("NEXUS_BROKERS_DIR", str(ROOT / ".nexus" / "brokers"))  # wherever a test happens to stand
 
 
 def run(command: Sequence[str], *, quiet: bool = False, replay: str = "") -> subprocess.CompletedProcess[str]:
@@ -43,6 +47,9 @@ def run(command: Sequence[str], *, quiet: bool = False, replay: str = "") -> sub
 _NO_TESTS = 5
 """How pytest ends when no test was chosen."""
 
+BACKENDS = ("memory", "sqlite", "log+sqlite?positions=no&trim=no")
+"""What the shipped suite runs on, with the brokers; the inner loop takes the first two only."""
+
 # -- test ------------------------------------------------------------------------------------------------------------
 
 
@@ -53,12 +60,32 @@ def test(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
     command = [PYTHON, "-m", "pytest", f"--hypothesis-seed={seed}", f"--hypothesis-profile={profile}"]
     # The tests print this themselves when they fail, so that pytest's summary stays the last line.
     replay = ["./nexus", "test", *(["--quick"] if options.quick else []), "--seed", str(seed), *pytest_arguments]
-    parts = [["-n", "2", "-m", "not slow"]]
-    if not options.quick:
-        parts.append(["-m", "slow"])  # one after the other: they kill processes and look at the clock
-    codes = [run([*command, *part, *pytest_arguments], replay=shlex.join(replay)).returncode for part in parts]
+    if options.quick:
+        part = ["-n", "2", "-m", "not slow and not broker"]
+        return run([*command, *part, *pytest_arguments], replay=shlex.join(replay)).returncode
+    replay[2:2] = [] if options.brokers else ["--no-brokers"]
+    command.append(f"--nexus-backends={','.join([*BACKENDS, *(brokers.KINDS if options.brokers else ())])}")
+    without = "" if options.brokers else " and not broker"
+    # The second part one after the other: its tests kill processes and look at the clock.
+    parts = [["-n", "2", "-m", f"not slow{without}"], ["-m", f"slow{without}"]]
+    with _brokers(at_once=not pytest_arguments) if options.brokers else contextlib.nullcontext():
+        codes = [run([*command, *part, *pytest_arguments], replay=shlex.join(replay)).returncode for part in parts]
     bad = [code for code in codes if code not in (0, _NO_TESTS)]
     return bad[0] if bad else min(codes)
+
+
+@contextlib.contextmanager
+def _brokers(*, at_once: bool) -> Iterator[None]:
+    """Have brokers run, ``at_once`` or when a test asks for one; what did not run before is ended with its data."""
+    running = {broker.kind for broker in brokers.status() if broker.name == "default" and len(broker.nodes) == 1}
+    started = [kind for kind in brokers.KINDS if kind not in running]
+    try:
+        for kind in started if at_once else ():
+            brokers.up(kind, tell=lambda line: print(line, file=sys.stderr, flush=True))
+        yield
+    finally:
+        for kind in started:
+            brokers.down(kind, data=True)
 
 
 # -- check -----------------------------------------------------------------------------------------------------------
@@ -99,9 +126,13 @@ def check(options: argparse.Namespace, unknown: list[str]) -> int:
 
 
 def docs(options: argparse.Namespace, unknown: list[str]) -> int:
-    """Write the generated pages again."""
+    """Write the generated pages again, after a run of the conformance suite on the backends that were named."""
+    with _brokers(at_once=False) if options.backends else contextlib.nullcontext():
+        for backend in options.backends:
+            backend_pages.write_report(backend_pages.run_suite(backend))
     settings_page.PAGE.write_text(settings_page.render(), encoding="utf-8")
-    print(f"wrote {settings_page.PAGE.relative_to(ROOT)}")
+    for page in (settings_page.PAGE, *backend_pages.write_pages()):
+        print(f"wrote {page.relative_to(ROOT)}")
     return 0
 
 
@@ -111,13 +142,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     test_verb = verbs.add_parser("test", help="run the tests; other arguments go to pytest")
     test_verb.add_argument("--quick", action="store_true", help="leave out the tests marked slow")
+    test_verb.add_argument(
+        "--no-brokers", dest="brokers", action="store_false", help="leave out what needs Kafka, NATS and RabbitMQ"
+    )
     test_verb.add_argument("--seed", type=int, help="replay the order and the examples of an earlier run")
     test_verb.set_defaults(run=test)
     verbs.add_parser("check", help="format, lint, types, imports, docs, names, words").set_defaults(run=check)
-    verbs.add_parser("docs", help="write the generated pages of docs/ again").set_defaults(run=docs)
+    docs_verb = verbs.add_parser("docs", help="write the generated pages of docs/ again")
+    docs_verb.add_argument(
+        "--backends",
+        nargs="*",
+        choices=backend_pages.BACKENDS,
+        help="run the conformance suite first, on these backends or on all; it takes minutes on each broker",
+    )
+    docs_verb.set_defaults(run=docs)
     options, unknown = parser.parse_known_args(arguments)
     if unknown and options.run is not test:
         parser.error(f"unknown arguments: {' '.join(unknown)}")
+    if options.run is docs:
+        options.backends = list(backend_pages.BACKENDS) if options.backends == [] else options.backends or []
     code: int = options.run(options, unknown)
     return code
 

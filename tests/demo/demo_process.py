@@ -41,8 +41,8 @@ async def run(folder: Path, *arguments: str, **variables: str) -> tuple[int | No
     return process.returncode, out.decode(), err.decode()
 
 
-async def report(folder: Path, *arguments: str) -> dict[str, Any]:
-    code, out, err = await run(folder, "-o", "json", *arguments)
+async def report(folder: Path, *arguments: str, **variables: str) -> dict[str, Any]:
+    code, out, err = await run(folder, "-o", "json", *arguments, **variables)
     assert code == 0, err
     found: dict[str, Any] = msgspec.json.decode(out)
     return found

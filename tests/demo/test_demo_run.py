@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import demo_plain
 import pytest
 from demo_process import is_running, report, run, start, until, worker_of
 
+from nexus import brokers
 from nexus.demo.handlers import GROUPS
 
 
@@ -39,6 +42,24 @@ async def test_a_crash_changes_no_figure_and_a_plain_loop_finds_the_same(tmp_pat
     assert calm["crash"] is None
     assert sum(calm["duplicates"].values()) == 0
     assert crashed["figures"] == calm["figures"]
+
+
+@pytest.fixture(scope="module")
+def on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The report of a run in a file."""
+    return asyncio.run(report(tmp_path_factory.mktemp("sqlite"), "--quick"))
+
+
+@pytest.mark.slow
+@pytest.mark.broker
+@pytest.mark.parametrize("kind", brokers.KINDS)
+async def test_a_broker_changes_no_figure(tmp_path: Path, kind: str, on_sqlite: dict[str, Any]) -> None:
+    names = ("NEXUS_BROKERS_DIR", brokers.KINDS[kind].VARIABLE)
+    given = {name: os.environ[name] for name in names if name in os.environ}
+    on_broker = await report(tmp_path, "--quick", "--backend", kind, **given)
+    check(on_broker, 1)
+    same = ("figures", "top_delays", "weather", "handled", "dead_letters_before", "requeued", "discarded")
+    assert [on_broker[name] for name in same] == [on_sqlite[name] for name in same]
 
 
 @pytest.mark.slow

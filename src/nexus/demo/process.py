@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import time
 from pathlib import Path
 
+BACKEND = "NEXUS_DEMO_BACKEND"
 LOG = "worker.log"
 _STOP_S = 10.0
 
@@ -19,9 +21,10 @@ class WorkerDied(Exception):
 class WorkerProcess:
     """One worker process at a time, on the demo's folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str) -> None:
         self.number = 0
         self._folder = folder
+        self._url = url
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -39,6 +42,7 @@ class WorkerProcess:
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=log,
                 start_new_session=True,
+                env=os.environ | {BACKEND: self._url},  # not among the arguments, which everybody may read
             )
 
     def check(self) -> None:

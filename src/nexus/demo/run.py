@@ -57,10 +57,19 @@ class Demo:
     """What one run knows."""
 
     def __init__(
-        self, folder: Path, tables: Tables, view: View, *, speed: float | None, crash: bool, repair_early: bool
+        self,
+        folder: Path,
+        url: str,
+        tables: Tables,
+        view: View,
+        *,
+        speed: float | None,
+        crash: bool,
+        repair_early: bool,
     ) -> None:
-        """``speed``: seconds of 2013 per second; None: as fast as it goes. ``repair_early``: repair dead letters as
-        they come, so that an aircraft does not wait all year behind its first."""
+        """``url``: the backend, empty as yet. ``speed``: seconds of 2013 per second; None: as fast as it goes.
+        ``repair_early``: repair dead letters as they come, so that an aircraft does not wait all year behind its
+        first."""
         self._folder = folder
         self._tables = tables
         self._view = view
@@ -68,8 +77,8 @@ class Demo:
         self._with_crash = crash
         self._repair_early = repair_early
         self._events = timeline(tables)
-        self._bus: Nexus = make_bus(folder)
-        self._worker = WorkerProcess(folder)
+        self._bus: Nexus = make_bus(url)
+        self._worker = WorkerProcess(folder, url)
         self._worker_state = "starting"
         self._statistics: Statistics | None = None
         self._published: Counter[str] = Counter()

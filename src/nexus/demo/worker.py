@@ -16,6 +16,7 @@ import threading
 from pathlib import Path
 
 from nexus.demo.handlers import make_bus, register
+from nexus.demo.process import BACKEND
 from nexus.demo.statistics import FILE, Statistics
 
 
@@ -28,7 +29,7 @@ def main(folder: Path, number: int) -> None:
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     with contextlib.closing(Statistics(folder / FILE)) as statistics:
         statistics.begin_worker(number, os.getpid())
-        bus = make_bus(folder)
+        bus = make_bus(os.environ[BACKEND])
         register(bus, statistics)
         asyncio.run(bus.run())
 
