@@ -46,21 +46,31 @@ def seconds(*commands: list[str]) -> list[float]:
     return best
 
 
+BARE = [sys.executable, "-c", "import asyncio"]
+BARE_S = 0.060
+"""What `BARE` takes on the machine that the bars were set on."""
+
+
+def slower(bare: float) -> float:
+    """How much slower this machine is than the one that the bars were set on; a faster one sets no lower bar."""
+    return max(1.0, bare / BARE_S)
+
+
 @pytest.mark.slow  # alone, so that no other test shares the processor's caches
 def test_importing_nexus_costs_at_most_60_ms_more_than_asyncio() -> None:
     bare, ours = seconds(
-        [sys.executable, "-c", "import asyncio"],
+        BARE,
         [sys.executable, "-c", "import asyncio; from nexus import Nexus, Event, Retry"],
     )
-    assert ours - bare <= 0.060
+    assert ours - bare <= 0.060 * slower(bare), (ours, bare)
 
 
 @pytest.mark.slow
 def test_help_is_there_within_150_ms() -> None:
-    (best,) = seconds(
-        [sys.executable, "-c", "import sys; sys.argv = ['nexus', '--help']; import nexus.cli; nexus.cli.main()"]
+    bare, best = seconds(
+        BARE, [sys.executable, "-c", "import sys; sys.argv = ['nexus', '--help']; import nexus.cli; nexus.cli.main()"]
     )
-    assert best <= 0.150
+    assert best <= 0.150 * slower(bare), (best, bare)
 
 
 def test_the_core_installs_at_most_three_packages() -> None:

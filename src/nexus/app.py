@@ -9,7 +9,7 @@ import os
 import random
 import re
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
@@ -88,9 +88,6 @@ class Nexus:
         self.loaded = config.load(arguments, file=file)
         self.settings = self.loaded.settings
         self.clock = clock
-        self.backend = backend or make_backend(
-            self.settings.backend, clock, self.loaded.backends.options(self.settings.backend)
-        )
         self.groups: dict[str, Group] = {}
         self._uuid7 = Uuid7(random.getrandbits)
         self._unix_ms = -1
@@ -98,17 +95,44 @@ class Nexus:
         self._member = f"{os.getpid()}-{random.getrandbits(32):08x}"
         self._consumers: dict[str, Consumer] = {}
         self._probation = Turn()
-        self.control = ControlTopic(self.backend, clock, self.new_id, self.settings.source)
         self._handlers: dict[str, Group] = {}
         self._delay_owner: DelayOwner | None = None
         self._requests: Requests | None = None
         self._schedules: Schedules | None = None
-        self._managed = Managed(
-            self.control, self.backend, self.groups, self._created, self._consume, self._forget, self._own_delays
-        )
         self._publisher: Publisher | None = None
         self._dead_letters: DeadLetters | None = None
         self._state: Literal["new", "open", "closing", "closed"] = "new"
+        self._wire(backend or self._make_backend())
+
+    def _make_backend(self) -> Backend:
+        url = self.settings.backend
+        return make_backend(url, self.clock, self.loaded.backends.options(url))
+
+    def _wire(self, backend: Backend) -> None:
+        """Make what stands on the backend alone and is there before the bus is open."""
+        self.backend = backend
+        self.control = ControlTopic(backend, self.clock, self.new_id, self.settings.source)
+        self._managed = Managed(
+            self.control, backend, self.groups, self._created, self._consume, self._forget, self._own_delays
+        )
+
+    def use_backend(self, url: str) -> None:
+        """Work on the store of this URL instead of the one that the settings name; before the bus is started.
+
+        Raises `SettingsError`; `Closed` if it was started.
+        """
+        if self._state != "new":
+            raise Closed("a bus that was started keeps its backend", hint="make another Nexus")
+        self.settings = msgspec.structs.replace(self.settings, backend=url)
+        self._wire(self._make_backend())
+
+    def use_groups(self, names: Collection[str]) -> None:
+        """Run these groups and no others, nor any made while it runs; before the start. Raises `Closed`."""
+        if self._state != "new":
+            raise Closed("a bus that was started keeps its groups", hint="make another Nexus")
+        self._handlers.clear()
+        for name in self.groups.keys() - set(names):
+            del self.groups[name]
 
     # ---- handlers -------------------------------------------------------------------------------------------------
 

@@ -90,7 +90,10 @@ def main() -> int:
         everywhere = list(brokers.KINDS) if name in ON_BROKERS else ["sqlite"]
         for backend in [options.backend] if options.backend else everywhere:
             with tempfile.TemporaryDirectory(prefix=f"nexus-{name}-", dir=options.folder) as folder:
-                found = (FULL | ON_BROKERS)[name](Path(folder), backend)
+                try:
+                    found = (FULL | ON_BROKERS)[name](Path(folder), backend)
+                finally:
+                    crash.kill_all()
             print(json.dumps({f"{name} {backend}": found}), flush=True)
     return 0
 

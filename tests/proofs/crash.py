@@ -18,24 +18,36 @@ from typing import Any
 import apsw
 
 from nexus import Nexus
+from nexus.core.cursor import State, encode
 from nexus.core.parking import Claim, Done, Entry, Fold
 from nexus.runtime.journal import Journal, parking_spec, parking_topic, record_of
+from nexus.spi.backend import Cursor, Settlement
 
 from .child import bus_in
 
 ROOT = Path(__file__).parents[2]
+_RUNNING: list[subprocess.Popen[bytes]] = []
 
 
 def spawn(folder: Path, role: str, **options: object) -> subprocess.Popen[bytes]:
     words = [f"{name}={value}" for name, value in options.items()]
     command = [sys.executable, "-m", "tests.proofs.child", str(folder), role, *words]
     with open(folder / "stderr.txt", "ab") as stderr:
-        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr)
+    _RUNNING.append(process)
+    return process
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
+
+
+def kill_all() -> None:
+    """End what a proof that broke off left running."""
+    for process in _RUNNING:
+        kill(process)
+    _RUNNING.clear()
 
 
 def lines(folder: Path) -> Iterator[dict[str, Any]]:
@@ -71,6 +83,10 @@ async def park_finished(bus: Nexus, records: int) -> None:
     partitions = bus.publisher.default.partitions
     await bus.backend.ensure(parking_spec("events", "proof", partitions))
     member = await bus.backend.claim("proof", ["events"], "prefill", lambda: None, "earliest")
+    # Who has claimed has a cursor; without it the next one would rightly say that it is lost.
+    begun = Cursor(1, 0, encode(0, State()) or "")
+    answers = await member.settle([Settlement("events", partition, begun) for partition in range(partitions)])
+    assert answers == ["ok"] * partitions
     await member.leave()
     journal = Journal(bus.backend, bus.clock, bus.new_id, "/proof")
     each = records // partitions // 2

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nexus import Event, Nexus, NexusError, Selection
+from nexus import Closed, Event, Nexus, NexusError, Selection
 from nexus.core.control import Create
 from nexus.core.filter import compile_filter
 from nexus.runtime import managed
@@ -44,6 +45,30 @@ async def test_who_has_no_handler_for_a_group_leaves_it_to_others(monkeypatch: p
         await left.wait()
         with pytest.raises(NexusError):
             bus.consumer("audit")
+
+
+async def test_a_bus_keeps_to_the_groups_and_the_backend_that_it_was_told_to_use(tmp_path: Path) -> None:
+    bus = Nexus("memory://")
+    got: asyncio.Queue[str] = asyncio.Queue()
+    bus.on("a.*", group="wanted", start="earliest")(_nothing)
+    bus.on("a.*", group="other", start="earliest")(_nothing)
+
+    @bus.handler("write")
+    async def write(event: Event[Any]) -> None:
+        got.put_nowait(event.id)
+
+    bus.use_backend(f"sqlite:///{tmp_path}/mine.db")
+    bus.use_groups(["wanted"])
+    async with bus, asyncio.timeout(10):
+        await bus.publish("a.b")
+        await bus.subscriptions.create("audit", "a.*", handler="write", start="earliest")
+        assert await bus.backend.groups() == ["wanted"]
+        with pytest.raises(Closed):
+            bus.use_backend("memory://")
+        with pytest.raises(Closed):
+            bus.use_groups(["other"])
+    assert (tmp_path / "mine.db").exists()
+    assert got.empty()
 
 
 async def _nothing(event: Event[Any]) -> None: ...

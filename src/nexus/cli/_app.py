@@ -14,7 +14,6 @@ from nexus import Nexus, SettingsError
 from nexus.cli._exits import NotFound
 from nexus.cli._store import sqlite_path
 from nexus.errors import ReadOnly
-from nexus.plugins import make_backend
 from nexus.spi.backend import Durability
 
 DEFAULT = "app:bus"
@@ -57,8 +56,7 @@ def load(name: str | None, *, backend: str | None = None, drain_s: float | None 
 
 def _override(bus: Nexus, backend: str | None, drain_s: float | None) -> None:
     if backend is not None:
-        bus.settings = msgspec.structs.replace(bus.settings, backend=backend)
-        bus.backend = make_backend(backend, bus.clock, bus.loaded.backends.options(backend))
+        bus.use_backend(backend)
     if drain_s is not None:
         bus.settings = msgspec.structs.replace(bus.settings, drain_s=drain_s)
 
@@ -84,7 +82,7 @@ def only(bus: Nexus, wished: tuple[str, ...]) -> None:
             known = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(bus.groups) or 'none'}"
             raise NotFound(f"the app has no group {name!r}", hint=known)
     if wished:
-        bus.groups = {name: group for name, group in bus.groups.items() if name in wished}
+        bus.use_groups(wished)
 
 
 def refuse_no_handlers(app: App) -> None:

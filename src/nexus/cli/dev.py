@@ -48,7 +48,7 @@ def command(
     log_to_stderr()
     found = _app.load(app, backend="memory://" if ephemeral else backend, drain_s=drain)
     if no_workers:
-        found.bus.groups = {}
+        found.bus.use_groups(())
     _app.make_folder(found.bus)
     asyncio.run(found.bus.run(on_open=lambda: _banner(found)))
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, Message
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nexus.backends.kafka.appends import Appends, _Call
 from nexus.backends.kafka.failures import error_of, of_append, of_question
 from nexus.errors import (
     BackendError,
@@ -81,3 +87,19 @@ def test_a_question_is_answered_with_what_the_caller_can_do(code: int, expected:
 def test_an_exception_without_an_error_of_kafka_has_one_that_says_the_same() -> None:
     assert "odd" in error_of(KafkaException("odd")).str()
     assert error_of(KafkaException(KafkaError(KafkaError._TRANSPORT))).code() == KafkaError._TRANSPORT
+
+
+async def test_an_event_that_is_stored_nobody_knows_where_ends_its_call_as_unknown() -> None:
+    # librdkafka reports a batch that an earlier try stored as a success without a place.
+    appends = object.__new__(Appends)
+    appends._answered, appends._line, appends._emptied = deque(), deque(), None
+    told: list[str] = []
+    appends._told = lambda topic, ends: told.append(f"{topic} {ends}")
+    record = (0, None, b"", [])
+    call = _Call("orders", [record, record], asyncio.get_running_loop().create_future(), 0)
+    appends._report(call, 0, None, cast("Message", SimpleNamespace(offset=lambda: 7)))
+    appends._report(call, 1, None, cast("Message", SimpleNamespace(offset=lambda: None)))
+    appends._deliver()
+    with pytest.raises(UnknownOutcome, match="1 of 2 events"):
+        await call.answer
+    assert told == ["orders {0: 8}"]

@@ -118,7 +118,7 @@ async def test_without_the_broker_calls_end_in_time_and_say_what_is_known(broker
 
 
 async def test_calls_wait_for_a_broker_that_comes_back_in_time(broker: brokers.Broker) -> None:
-    async with opened(store_url(broker.url, timeout_s=60)) as log:
+    async with opened(store_url(broker.url, timeout_s=120)) as log:  # a slow machine takes long to start it
         await log.create(TopicSpec("t", 1))
         await log.append("t", [(0, event("1"))], dedup=False)
         await asyncio.to_thread(broker.kill, 0)
@@ -126,7 +126,7 @@ async def test_calls_wait_for_a_broker_that_comes_back_in_time(broker: brokers.B
         calls = [asyncio.create_task(log.append("t", [(0, event(str(at)))], dedup=False)) for at in range(2, 20)]
         reading = asyncio.create_task(log.read([Want("t", 0, 0, 1)], MANY_BYTES, fresh=True))
         await asyncio.to_thread(broker.start, 0)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             await asyncio.gather(*calls)
             (part,) = await reading
         assert [stored.event.id for stored in part.events] == ["1"]

@@ -35,6 +35,9 @@ LATE_S = 0.25
 BATCH_BYTES = 512
 """What Kafka adds to a record and its batch, at most."""
 
+PLACELESS = KafkaError(KafkaError.DUPLICATE_SEQUENCE_NUMBER, "stored by an earlier try, nobody knows where")
+"""The answer to a batch that an earlier try had stored: librdkafka reports that as a success without a place."""
+
 Record = tuple[int, bytes | None, bytes, Headers]
 Told = Callable[[str, dict[int, int]], None]
 """Called with a topic and the new ends of its partitions."""
@@ -291,10 +294,11 @@ class Appends:
         self._post(self._deliver)
 
     def _report(self, call: _Call, number: int, error: KafkaError | None, message: Message) -> None:
-        if error is None:
-            call.offsets[number] = message.offset()  # type: ignore[assignment]
+        offset = message.offset() if error is None else None
+        if offset is None:
+            call.errors[number] = error or PLACELESS
         else:
-            call.errors[number] = error
+            call.offsets[number] = offset
         call.reported += 1
         if call.reported + call.refused == len(call.offsets):
             self._answered.append(call)
