@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import secrets
 import sys
 from pathlib import Path
 
 import click
+import msgspec
+from click.core import ParameterSource
 
 from nexus import brokers
 from nexus.demo.fetch import FetchError, cache_folder, fetch
-from nexus.demo.folder import FolderError, fresh_folder
+from nexus.demo.folder import FolderError, Stalled, fresh_folder
+from nexus.demo.github.report import Report as GithubReport
+from nexus.demo.github.report import render as render_github
+from nexus.demo.github.run import Story
 from nexus.demo.handlers import file_url
-from nexus.demo.process import WorkerDied
+from nexus.demo.process import LOG, WorkerDied
 from nexus.demo.report import Report, render
-from nexus.demo.run import Demo, Stalled, encode
+from nexus.demo.run import Demo
 from nexus.demo.tables import Tables, read_archive, read_extract
 from nexus.demo.view import make_view
 from nexus.errors import NexusError
 
 INTERRUPTED = 130
 TERMINAL_SPEED = 36_000.0
+_OF_FLIGHTS = ("speed", "quick", "full", "no_crash")
 
 
 def read_speed(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
@@ -38,6 +45,7 @@ def read_speed(context: click.Context, option: click.Parameter, text: str | None
 
 
 @click.command("demo")
+@click.argument("story", type=click.Choice(["flights", "github"]), default="flights")
 @click.option(
     "--data",
     type=click.Path(file_okay=False, path_type=Path),
@@ -68,25 +76,47 @@ def read_speed(context: click.Context, option: click.Parameter, text: str | None
     show_default=True,
     help="How to print the final report.",
 )
+@click.pass_context
 def command(
-    data: Path, speed: float | None, quick: bool, full: bool, backend: str, no_crash: bool, output: str
+    context: click.Context,
+    story: str,
+    data: Path,
+    speed: float | None,
+    quick: bool,
+    full: bool,
+    backend: str,
+    no_crash: bool,
+    output: str,
 ) -> None:
-    """Replay real flights of 2013 as events, crash a worker on the way, and repair what went wrong.
+    """Show what Nexus does, on real events: flights (the default) or github.
 
-    Every event is counted at the end: the exit code is 0 only if each was handled by every group or set aside.
+    flights replays those of six days of 2013, crashes a worker on the way, and repairs what went wrong. github routes
+    329 recorded webhooks, checks them against their schemas, mends those that do not fit, and replays some into a new
+    group. Every event is counted at the end: the exit code is 0 only if each was handled by every group or set aside.
     """
     if quick and full:
         raise click.UsageError("--quick and --full exclude each other")
+    given = [name for name in _OF_FLIGHTS if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if story != "flights" and given:
+        raise click.UsageError(f"--{given[0].replace('_', '-')} is for the story flights")
+    report: Report | GithubReport
     try:
         with fresh_folder(data.absolute()) as folder:
             url = _url(backend, folder)
-            report = asyncio.run(_run(folder, url, _tables(quick, full), speed, crash=not no_crash, repair_early=full))
+            if story == "github":
+                logging.basicConfig(filename=folder / LOG, level=logging.WARNING)
+                report = asyncio.run(Story(folder, url, lambda line: click.echo(line, err=True)).run())
+                text = render_github(report)
+            else:
+                tables = _tables(quick, full)
+                report = asyncio.run(_run(folder, url, tables, speed, crash=not no_crash, repair_early=full))
+                text = render(report)
     except KeyboardInterrupt:
-        click.echo("interrupted; both processes have ended", err=True)
+        click.echo("interrupted; nothing of it is left running", err=True)
         raise SystemExit(INTERRUPTED) from None
     except (FetchError, FolderError, NexusError, Stalled, WorkerDied) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(encode(report) if output == "json" else render(report))
+    click.echo(msgspec.json.format(msgspec.json.encode(report), indent=2) if output == "json" else text)
     if not report.ok:
         raise SystemExit(1)
 

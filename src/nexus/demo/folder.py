@@ -11,7 +11,12 @@ from pathlib import Path
 from nexus.demo.statistics import FILE
 
 _LOCK = "demo.lock"
-_OWN = ("events.db", FILE, "worker.log")
+GITHUB_SCHEMA = "github.schema.json"
+_OWN = ("events.db", FILE, "worker.log", GITHUB_SCHEMA)
+
+
+class Stalled(Exception):
+    """Nothing moved for a long time."""
 
 
 class FolderError(Exception):

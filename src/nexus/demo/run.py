@@ -15,10 +15,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from nexus import Event, Nexus, Receipt
 from nexus.demo.events import Planned, payload_of, timeline
+from nexus.demo.folder import Stalled
 from nexus.demo.handlers import GROUPS, make_bus
 from nexus.demo.process import WorkerProcess
 from nexus.demo.repair import Repaired, can_be_repaired, describe, repair
@@ -47,10 +46,6 @@ _TICK_S = 0.02
 _LOOK_EVERY_S = 0.25
 _STALL_S = 30.0
 _ROUNDS = 1_000
-
-
-class Stalled(Exception):
-    """Nothing moved for a long time."""
 
 
 class Demo:
@@ -339,8 +334,3 @@ class Demo:
             weather=weather_delays(figures),
             figures=figures,
         )
-
-
-def encode(report: Report) -> str:
-    """Return the report as JSON for people and programs."""
-    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode()

@@ -52,6 +52,7 @@ class Managed:
         self._forget = forget
         self._delays = delays
         self._running: dict[str, Consumer] = {}
+        self._created: dict[str, Group] = {}
         self._refused: set[str] = set()
         self._news = asyncio.Event()
         self._ignore: Callable[[], None] = lambda: None
@@ -104,7 +105,7 @@ class Managed:
         steps += [
             partial(self._begin_replay, name, replay)
             for name, replay in replays.items()
-            if name not in self._running and replay.group in self._groups
+            if name not in self._running and (replay.group in self._groups or replay.group in state.created)
         ]
         return steps
 
@@ -115,13 +116,18 @@ class Managed:
             log.info("group %s is left to others: there is no handler %r here", wish.group, wish.handler)
         else:
             self._running[wish.group] = await self._consume(group, None)
+            self._created[wish.group] = group
 
     async def _begin_replay(self, name: str, replay: Replay) -> None:
-        own = msgspec.structs.replace(self._groups[replay.group], name=name, start="earliest")
+        group = self._groups.get(replay.group) or self._created.get(replay.group)
+        if group is None:
+            return  # created, and left to others
+        own = msgspec.structs.replace(group, name=name, start="earliest")
         consumer = self._running[name] = await self._consume(own, replay)
         self._watchers[name] = asyncio.get_running_loop().create_task(self._see_through(replay, consumer))
 
     async def _end(self, name: str) -> None:
+        self._created.pop(name, None)
         consumer = self._running.pop(name)
         watcher = self._watchers.pop(name, None)
         if watcher is not None:

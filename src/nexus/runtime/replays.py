@@ -151,7 +151,7 @@ class Replays:
         ``rate`` is in events per second, over all processes. Raises `UnknownGroup`, `UnknownTopic`, `SettingsError`,
         `FilterError`.
         """
-        if group not in await self._backend.groups():
+        if group not in await self._backend.groups() and group not in (await self._control.read_on()).created:
             raise UnknownGroup(f"there is no group {group!r}", hint="its handlers must have run once")
         return (await self._begin(selection, group, rate, id, who)).id
 

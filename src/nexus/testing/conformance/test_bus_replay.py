@@ -46,6 +46,27 @@ async def test_a_replay_into_a_live_group_brings_the_same_events_in_order_and_mo
 
 
 @bus_case
+async def test_a_group_made_while_running_gets_what_was_stored_before_it(buses: Buses) -> None:
+    got: asyncio.Queue[tuple[str, str | None]] = asyncio.Queue()
+    bus = buses.make()
+    name, later = buses.world.name("made"), buses.world.name("write")
+
+    @bus.handler(later)
+    async def write(event: Event[Any], context: Context) -> None:
+        got.put_nowait((event.id, context.replay))
+
+    await bus.start()
+    events = await buses.publish(bus, 6, keys=2)
+    await bus.subscriptions.create(name, "order.*", handler=later)
+    id = await bus.replays.start(Selection(topics=(buses.topic,)), group=name)
+    info = await bus.replays.wait(id)
+    assert (info.state, info.read) == ("done", info.total)
+    assert sorted([got.get_nowait() for _ in events]) == sorted((event.id, id) for event in events)
+    assert got.empty()
+    await bus.subscriptions.remove(name)
+
+
+@bus_case
 async def test_only_what_is_selected_is_replayed(buses: Buses) -> None:
     seen: list[Any] = []
 
