@@ -77,7 +77,10 @@ def test_the_first_to_create_a_group_wins_until_it_is_removed() -> None:
     first, second = Create("g", ("a",), "one"), Create("g", ("b",), "two")
     assert folded(first, second).created == {"g": first}
     assert folded(first, Pause("g"), Remove("g"), second).created == {"g": second}
-    assert not folded(first, Pause("g"), Remove("g"), second).group("g").paused
+    again = folded(first, Pause("g"), Alter("g", "type == 'a'"), Remove("g"), second)
+    assert (again.group("g").paused, again.group("g").filters[again.group("g").version]) == (False, None)
+    assert folded(first, Remove("g"), Remove("h")).removed == {"g"}
+    assert again.removed == set()
     assert folded(Remove("g"), Pause("g"), Remove("g")).group("g").paused, "what code knows cannot be removed"
 
 

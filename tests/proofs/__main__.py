@@ -1,7 +1,7 @@
 """Run proofs at their full size and print their figures as JSON: `python -m tests.proofs [NAME…] [--backend KIND]`.
 
-Run it from the repository's root. Names: kills, processes, backlog, pressure, followers, hot-key, delays, replay and
-neighbours, on the backend that is named or on SQLite; faults and leaders, on that broker or on all three, and not among
+Run it from the repository's root. Names: kills, processes, backlog, pressure, followers, hot-key, delays, replay,
+requeue, repair, traffic and neighbours, on the backend that is named or on SQLite; faults and leaders, on that broker or on all three, and not among
 those that run without a name.
 """
 
@@ -44,6 +44,9 @@ FULL: dict[str, Proof] = {
     "hot-key": _load("hot_key"),
     "delays": _load("delays", events=100_000, over_s=120, after_s=60),
     "replay": _load("replay", events=1_000_000),
+    "requeue": _load("requeue", letters=100_000, rate=5_000),
+    "repair": _load("repair", keys=500),
+    "traffic": _load("traffic", stops_s=5),
     "neighbours": lambda folder, backend: load.neighbour_pairs(folder, 5, 5.0, backend),
 }
 

@@ -30,8 +30,12 @@ _RUNNING: list[subprocess.Popen[bytes]] = []
 
 
 def spawn(folder: Path, role: str, **options: object) -> subprocess.Popen[bytes]:
-    words = [f"{name}={value}" for name, value in options.items()]
-    command = [sys.executable, "-m", "tests.proofs.child", str(folder), role, *words]
+    return run_module("tests.proofs.child", folder, role, *(f"{name}={value}" for name, value in options.items()))
+
+
+def run_module(module: str, folder: Path, *words: str) -> subprocess.Popen[bytes]:
+    """Start a process of the proofs; what it says goes into the folder's ``stderr.txt``."""
+    command = [sys.executable, "-m", module, str(folder), *words]
     with open(folder / "stderr.txt", "ab") as stderr:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr)
     _RUNNING.append(process)

@@ -344,11 +344,11 @@ PARTS: dict[str, Callable[..., Coroutine[Any, Any, dict[str, Any]]]] = {
 
 
 def main() -> None:
-    from . import operations  # which takes from here what all parts need
+    from . import operations, requeue, traffic  # which take from here what all parts need
 
     part, folder = sys.argv[1], Path(sys.argv[2])
     options = {name: float(value) for name, value in (word.split("=", 1) for word in sys.argv[3:])}
-    print(json.dumps(asyncio.run((PARTS | operations.PARTS)[part](folder, **options))))
+    print(json.dumps(asyncio.run((PARTS | operations.PARTS | traffic.PARTS | requeue.PARTS)[part](folder, **options))))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ which a wish holds into its cursor or its parking topic.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Literal
 
 import msgspec
@@ -164,6 +164,7 @@ class Control:
         """Position where reading goes on."""
         self._groups: dict[str, GroupControl] = {}
         self._created: dict[str, Create] = {}
+        self._removed: set[str] = set()
         self._replays: dict[str, Replay] = {}
         self._ended: dict[str, Outcome] = {}
         self._schedules: dict[str, Schedule] = {}
@@ -187,9 +188,13 @@ class Control:
                         wishes[topic, partition] = Wish(self.next, to, drop)
             case Create(group):
                 self._created.setdefault(group, record)
+                self._removed.discard(group)
             case Remove(group):
                 if self._created.pop(group, None) is not None:
-                    self._group(group).paused = False
+                    self._removed.add(group)
+                    own = self._group(group)
+                    own.paused = False
+                    own.filters[self.next] = None
             case Replay(id):
                 if id not in self._replays:
                     self._replays[id] = record
@@ -219,6 +224,11 @@ class Control:
     def created(self) -> Mapping[str, Create]:
         """Groups that no code knows, by name."""
         return self._created
+
+    @property
+    def removed(self) -> Set[str]:
+        """Groups that were created and are not any more; their cursors are there still."""
+        return self._removed
 
     @property
     def replays(self) -> Mapping[str, Replay]:

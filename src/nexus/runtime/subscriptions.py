@@ -104,14 +104,16 @@ class Subscriptions:
     ) -> None:
         """Make a group that no code names: every process that registered the handler (`Nexus.handler`) consumes it.
 
-        Raises `SettingsError` if there is such a group, `FilterError`, `HandlerError`.
+        One that was removed goes on where it was; ``start`` is for one that is new. Raises `SettingsError` if there is
+        such a group, `FilterError`, `HandlerError`.
         """
         for pattern in patterns:
             validate_pattern(pattern)
         if where is not None:
             compile_filter(where)
         state = await self._control.read_on()
-        if group in state.created or group in await self._backend.groups():
+        known = group in state.created or (group not in state.removed and group in await self._backend.groups())
+        if known:
             raise SettingsError(f"there is a group {group!r} already", hint="choose another name, or remove it first")
         wish = Create(group, patterns, handler, start, where, who)
         await self._control.write(wish)

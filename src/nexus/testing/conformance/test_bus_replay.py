@@ -265,3 +265,30 @@ async def test_a_group_that_is_created_is_consumed_by_who_has_its_handler_until_
     await late.start()
     await operator.subscriptions.create(name + "-2", "order.*", handler=name, start="earliest")
     await recorder.until(lambda recorder: recorder.numbers.count(77) == 1)
+
+
+@bus_case
+async def test_a_removed_group_that_is_created_anew_goes_on_where_it_was(buses: Buses) -> None:
+    recorder = Recorder()
+    name = buses.world.name("audit")
+    bus = buses.make()
+    bus.handler(name)(recorder.handle)
+    await bus.start()
+    await bus.subscriptions.create(name, "order.*", handler=name, start="earliest")
+    await buses.publish(bus, 10, keys=4)
+    await recorder.until_done(10)
+    await bus.subscriptions.remove(name)
+
+    async def gone() -> bool:
+        try:
+            bus.consumer(name)
+        except NexusError:
+            return True
+        return False
+
+    await buses.until(gone)
+    await bus.publish("order.placed", 10, key="key-0")
+    await bus.subscriptions.create(name, "order.*", handler=name, start="latest")
+    await bus.publish("order.placed", 11, key="key-0")
+    await recorder.until_done(12)
+    assert sorted(recorder.numbers) == list(range(12)), "none twice, and none left out"
