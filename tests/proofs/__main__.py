@@ -1,8 +1,8 @@
 """Run proofs at their full size and print their figures as JSON: `python -m tests.proofs [NAME…] [--backend KIND]`.
 
 Run it from the repository's root. Names: kills, processes, backlog, pressure, followers, hot-key, delays, replay,
-requeue, repair, traffic and neighbours, on the backend that is named or on SQLite; faults and leaders, on that broker or on all three, and not among
-those that run without a name.
+requeue, repair, traffic and neighbours, on the backend that is named or on SQLite; faults and leaders, on that broker
+or on all three, and not among those that run without a name.
 """
 
 from __future__ import annotations
