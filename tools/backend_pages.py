@@ -157,7 +157,7 @@ def run_suite(backend: str) -> dict[str, Any]:
         suite_name = conformance.__name__
         options = [f"--nexus-backends={backend}", "-n", "2", f"--junitxml={told}"]
         subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "nexus.testing.plugin", "--pyargs", suite_name, *options],
+            [sys.executable, "-m", "pytest", "-q", "--pyargs", suite_name, *options],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])},
             stdin=subprocess.DEVNULL,

@@ -14,6 +14,7 @@ import msgspec
 
 from nexus import Event, Nexus, NexusError
 from nexus.core.envelope import to_cloudevent
+from nexus.runtime.bounds import replay_of
 from nexus.runtime.replays import Selection
 from nexus.spi.backend import TopicSpec
 
@@ -21,8 +22,12 @@ Handler = Callable[..., Awaitable[None]]
 
 
 async def into_topic(bus: Nexus, topic: str, selection: Selection) -> Handler:
-    """Append events to a topic as they are; it is made with as many partitions as the first that is read."""
+    """Append events to a topic as they are; it is made with as many partitions as the first that is read.
+
+    In a topic that is read itself they get an id of their own, the same at each try: the old one is known there.
+    """
     ranges = await bus.replays.ranges(selection)
+    into_itself = topic in ranges
     if topic in await bus.backend.topics():
         partitions = (await bus.backend.describe(topic)).spec.partitions
     else:
@@ -30,6 +35,8 @@ async def into_topic(bus: Nexus, topic: str, selection: Selection) -> Handler:
         await bus.backend.ensure(TopicSpec(topic, partitions))
 
     async def append(events: list[Event[Any]]) -> None:
+        if into_itself:
+            events = [msgspec.structs.replace(event, id=f"{event.id}~{replay_of(event)}") for event in events]
         batch = [(bus.publisher.partition(event, partitions), event) for event in events]
         for answer in await bus.backend.append(topic, batch):
             if isinstance(answer, NexusError):

@@ -85,12 +85,10 @@ def run(
     if dry_run:
         _dry_run(selection, output, url)
         return
-    if to_topic is not None and not yes and to_topic in topics:
-        raise click.UsageError("this replays a topic into itself; say --yes if that is meant")
     if to_group is not None:
         info = asyncio.run(_into_group(url, selection, to_group, rate, resume, wait=not no_wait))
     else:
-        info = asyncio.run(_into_here(url, selection, to_topic, to_file, program, rate, resume))
+        info = asyncio.run(_into_here(url, selection, to_topic, to_file, program, rate, resume, yes=yes))
     print_one(_row(info), output)
     if info.state == "cancelled" or info.dead:
         click.get_current_context().exit(1)
@@ -164,10 +162,14 @@ async def _into_here(
     program: str | None,
     rate: float | None,
     resume: str | None,
+    *,
+    yes: bool,
 ) -> ReplayInfo:
     async with find(url).bus() as bus:
         id = resume or os.urandom(4).hex()
         if to_topic is not None:
+            if not yes:
+                await _refuse_live(bus, to_topic, selection)
             handler = await into_topic(bus, to_topic, selection)
         elif to_file is not None:
             handler = into_file(to_file, go_on=resume is not None)
@@ -183,6 +185,15 @@ async def _into_here(
                 if not running.done() and id in bus.control.state.replays:
                     progress.update((await bus.replays.get(id)).read, 0)
         return await running
+
+
+async def _refuse_live(bus: Nexus, topic: str, selection: Selection) -> None:
+    """Raise `UsageError` for a topic that the replay reads itself, or whose events groups would get once more."""
+    if topic in await bus.replays.ranges(selection):
+        raise click.UsageError(f"this replays topic {topic} into itself; say --yes if that is meant")
+    for name in await bus.backend.groups():
+        if any(lag.topic == topic for lag in await bus.backend.lag(name)):
+            raise click.UsageError(f"topic {topic} is live: group {name} would get it all; say --yes if that is meant")
 
 
 @command.command("ls")
