@@ -9,7 +9,7 @@ from typing import Any
 from nexus.clock import Clock
 from nexus.core.parking import Record, decode_record, encode_record
 from nexus.event import Event
-from nexus.spi.backend import Appended, Backend, Stored, TopicSpec, Want
+from nexus.spi.backend import Appended, Backend, Slice, Stored, TopicSpec, Want
 
 RECORD_TYPE = "nexus.parking.record"
 _MSGPACK = "application/msgpack"
@@ -57,12 +57,20 @@ class Journal:
         """Read records from ``place`` on, up to and including ``until`` or to the end; and where to go on."""
         found: list[Stored] = []
         while until is None or place <= until:
-            (part,) = await self._backend.read([Want(topic, partition, place, _READ_EVENTS)], _READ_BYTES)
+            (part,) = await self.read_some([self.want(topic, partition, place)])
             found += part.events
             place = part.next
             if not part.more:
                 break
         return found, place
+
+    def want(self, topic: str, partition: int, place: int) -> Want:
+        """Ask for a turn's worth of records of a partition."""
+        return Want(topic, partition, place, _READ_EVENTS)
+
+    async def read_some(self, wants: Sequence[Want]) -> list[Slice]:
+        """Read a turn's worth of records of all that is wanted, at most 16 MiB together."""
+        return await self._backend.read(wants, _READ_BYTES)
 
     async def load(self, topic: str, partition: int, places: Collection[int]) -> dict[int, Event[Any]]:
         """Read the events that the records at some places hold; the lowest place is always among the answers."""
