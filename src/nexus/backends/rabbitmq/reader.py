@@ -1,7 +1,8 @@
 """One subscription to one partition, and what has arrived of it: records ahead of whoever reads, within a bound.
 
 The broker sends chunks as far as it has been given credit, a chunk for each. Credit is given as long as little is
-buffered, and withheld until it is read.
+buffered, and withheld until it is read. How much is little begins small and doubles each time that somebody has to
+wait: who wants a few old records must not be sent all that stands above them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from nexus.spi.backend import Stored
 
 CREDIT = 4
 """Chunks that may be on their way, or here beyond the bound."""
+FIRST_AHEAD_BYTES = 16 * 1024
+"""What a new subscription may buffer."""
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -68,6 +71,7 @@ class Reader:
         self.connection: Connection | None = None
         self._number = -1
         self._limit = limit
+        self._ahead = FIRST_AHEAD_BYTES
         self._arrived = arrived
         self._chunks: deque[frames.Chunk] = deque()
         self._at = 0
@@ -137,13 +141,21 @@ class Reader:
         if chunk.end > self.position and chunk.records:
             self._chunks.append(chunk)
             self.buffered_bytes += chunk.size
-        if self.buffered_bytes < self._limit():
+        if self._has_room():
             self._give_credit(1)
         else:
             self._owed += 1
         mean = chunk.size // max(1, len(chunk.records))
         self._arrived(self, Tail(chunk.first, chunk.end, chunk.recorded_at, mean))
         self._wake()
+
+    def _has_room(self) -> bool:
+        return self.buffered_bytes < min(self._ahead, self._limit())
+
+    def _give_owed(self) -> None:
+        if self._owed and self._has_room():
+            self._give_credit(self._owed)
+            self._owed = 0
 
     def _give_credit(self, count: int) -> None:
         if self.connection is not None:
@@ -162,6 +174,9 @@ class Reader:
 
     async def changed(self, within_s: float) -> bool:
         """Wait for the next chunk, or the loss of the subscription; False if neither came."""
+        if self.buffered_bytes == 0:
+            self._ahead = min(2 * self._ahead, max(FIRST_AHEAD_BYTES, self._limit()))
+        self._give_owed()
         self._changed = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(within_s):
@@ -215,9 +230,7 @@ class Reader:
         self._at = 0
         self.position = max(self.position, chunk.end)
         self.buffered_bytes -= chunk.size
-        if self._owed and self.buffered_bytes < self._limit():
-            self._give_credit(self._owed)
-            self._owed = 0
+        self._give_owed()
 
     def take_records(self, into: list[tuple[int, bytes]]) -> None:
         """Move whole records, undecoded, into a list; for streams that hold no events."""

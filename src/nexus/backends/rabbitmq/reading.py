@@ -276,8 +276,8 @@ class Readers:
                 return end
             if told is not None:  # what was taken for the last chunk may hold the broker's own records
                 end = min(end, max((await self.tails.probe(reader.stream, told[1])).end, reader.arrived))
-                if reader.position >= end:
-                    return end
+            if reader.position >= end or reader.buffered_bytes:  # it came while nobody waited for it
+                return end
         raise Gone(f"the subscription to {reader.stream} brings nothing")
 
     async def records(self, source: Source, position: int) -> list[tuple[int, bytes]]:
