@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from itertools import islice
 from zoneinfo import ZoneInfo
@@ -60,7 +61,7 @@ def test_a_firing_within_a_minute_is_on_time() -> None:
 def test_missed_firings_are_skipped_made_up_for_once_or_all() -> None:
     now = 3 * 3_600.0 + 1_000.0
     past = [3_600.0, 7_200.0, 10_800.0]
-    assert cron.due("0 * * * *", "UTC", 0.0, now, "skip") == ([], 10_800.0, 14_400.0)
+    assert cron.due("0 * * * *", "UTC", 0.0, now, "skip") == ([], 0.0, 14_400.0), "nobody looked for them"
     assert cron.due("0 * * * *", "UTC", 0.0, now, "once") == ([10_800.0], 10_800.0, 14_400.0)
     assert cron.due("0 * * * *", "UTC", 0.0, now, "all") == (past, 10_800.0, 14_400.0)
 
@@ -68,3 +69,23 @@ def test_missed_firings_are_skipped_made_up_for_once_or_all() -> None:
 def test_not_more_than_a_thousand_are_made_up_for() -> None:
     found, done, _ = cron.due("* * * * *", "UTC", 0.0, 60.0 * 5_000, "all")
     assert (len(found), found[-1], done) == (MISSED_LIMIT, 300_000.0, 300_000.0)
+
+
+@pytest.mark.parametrize(("missed", "made_up_for"), [("skip", 0), ("once", 1), ("all", cron.MISSED_LIMIT)])
+def test_a_year_of_minutes_is_not_walked_through(missed: cron.Missed, made_up_for: int) -> None:
+    now = 365 * 86_400.0 + 30.0
+    looked: list[float] = []
+    firings = cron.firings
+
+    def counted(expression: str, zone: str, after: float) -> Iterator[float]:
+        for time in firings(expression, zone, after):
+            looked.append(time)
+            yield time
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cron, "firings", counted)
+        times, done, following = cron.due("* * * * *", "UTC", 0.0, now, missed)
+    assert (len(times), following) == (max(made_up_for, 1), now + 30)
+    assert times == [now - 30 - 60 * back for back in reversed(range(len(times)))]
+    assert done == now - 30
+    assert len(looked) < 10_000, "not half a million"

@@ -181,3 +181,50 @@ async def test_many_commands_are_answered_each_and_memory_is_bounded(monkeypatch
         assert {len(seen) for seen in bodies.values()} == {1, 2}
         assert all(len(set(seen)) == 1 for seen in bodies.values()), "byte for byte"
         assert {(letter.round, len(letter.history)) for letter in again} == {(2, 2)}
+
+
+async def test_an_edit_holds_through_a_requeue_without_one_and_through_a_carry(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(upkeep, "CHECKPOINT_AFTER", 8)
+    monkeypatch.setattr(upkeep, "CARRY_BEHIND", 16)
+    got: list[str] = []
+
+    def make() -> Nexus:
+        url = f"sqlite:///{quote(str(tmp_path / 'bus.db'))}"
+        bus = Nexus(url, settings={"topics": {"events": {"partitions": 1}}, "settle_interval": "5ms"})
+
+        @bus.on("order.*", group="g", start="earliest", retry=Retry(1))
+        async def handle(event: Event[Any], context: Context) -> Park | None:
+            if event.key == "bad":
+                got.append(event.data)
+                raise ValueError("no")
+            if context.attempt == 1:
+                return Park(0.0)
+            got.append(event.data)
+            return None
+
+        return bus
+
+    async def dead(bus: Nexus, times: int) -> Any:
+        await until(lambda: sum(data in ("old", "edited") for data in got) == times)
+        async with asyncio.timeout(10):
+            while not (letters := await bus.dead_letters.all("g")):  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        return letters[0]
+
+    async with make() as bus:
+        await bus.publish("order.bad", "old", key="bad")
+        await bus.dead_letters.requeue(await dead(bus, 1), data=b'"edited"')
+        await bus.dead_letters.requeue(await dead(bus, 2))
+        letter = await dead(bus, 3)
+        assert letter.edited is not None
+        assert (letter.event.data, letter.edited.data) == ("old", "edited")
+        for number in range(60):
+            await bus.publish("order.flaky", number, key="flaky")
+            await until(lambda number=number: number in got)
+        await until(lambda: bus.consumer("g")._partitions["events", 0].trimmed_to > 4)
+    async with make() as bus:
+        await bus.dead_letters.requeue(await dead(bus, 3))
+        await dead(bus, 4)
+    assert [data for data in got if isinstance(data, str)] == ["old", "edited", "edited", "edited"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nexus import Event, Nexus, Overloaded
+from nexus import Event, InvalidEvent, Nexus, NexusError, Overloaded
 from nexus.core import delays as core
+from nexus.core.control import Missed, Schedule
 from nexus.core.delays import TOPIC
 from nexus.runtime import delays, schedules
 from nexus.testing.clock import VirtualClock, make_virtual
@@ -121,3 +123,141 @@ async def test_a_store_that_fails_for_a_moment_delays_no_longer_than_that(clock:
         bus.backend.append = failing  # type: ignore[method-assign]
         await shop.until(1, 10)
         assert failures == 0
+
+
+async def test_events_of_two_sources_may_have_one_id(clock: VirtualClock) -> None:
+    shop = Shop(clock)
+    async with shop.bus as bus:
+        for source in ("/shop", "/billing"):
+            await bus.publish_later("due.same", at=clock.now() + 5, id="1", source=source, key="k")
+        await shop.until(2, 10)
+        assert {event.source for _, event in shop.got} == {"/shop", "/billing"}
+        for key in ("k1", "k2", "k3"):
+            await bus.publish_later("due.never", at=clock.now() + 5, id="2", source=f"/{key}", key=key)
+        await bus.schedules.cancel("2")
+        assert await bus.schedules.all() == []
+
+
+async def test_schedules_change_while_others_fire(clock: VirtualClock) -> None:
+    shop = Shop(clock)
+    async with shop.bus as bus:
+        append = bus.backend.append
+
+        async def slow(topic: str, batch: Any) -> Any:
+            await clock.sleep(0.02)
+            return await append(topic, batch)
+
+        bus.backend.append = slow  # type: ignore[method-assign]
+        for number in range(5):
+            await bus.schedules.every(f"every-{number}", "* * * * *", "due.minute", number)
+        await clock.sleep(60 - clock.now() % 60 + 0.03)
+        await bus.schedules.every("new", "* * * * *", "due.minute", 5)
+        await bus.schedules.cancel("every-4")
+        await shop.until(15, 300)
+        assert len({event.data for _, event in shop.got}) >= 5
+
+
+async def test_a_schedule_that_cannot_be_followed_holds_no_other_up(
+    clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop = Shop(clock)
+    async with shop.bus as bus:
+        await bus.control.write(Schedule("z", "* * * * *", "Mars/Olympus", "due.mars", "null", None, "skip", 0.0))
+        await bus.publish_later("due.day", at=clock.now() + 5)
+        await shop.until(1, 10)
+        assert caplog.text.count("schedule z cannot be followed here") == 1
+
+
+async def test_a_schedule_that_is_declared_at_each_start_makes_up_for_what_was_missed(
+    clock: VirtualClock, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 'bus.db'}"
+    got: list[Any] = []
+
+    async def run(until: int, missed: Missed) -> int:
+        bus = Nexus(url, clock=clock)
+
+        @bus.on("due.*", group="g")
+        async def handle(event: Event[Any]) -> None:
+            got.append(event)
+
+        async with bus:
+            await bus.schedules.every("hourly", "0 * * * *", "due.hour", missed=missed)
+            await clock.sleep_until(lambda: len(got) >= until, 10)
+            return (await bus.backend.describe("nexus.control")).end[0]
+
+    first = await run(0, "all")
+    clock.set_wall_clock(5 * 3_600)
+    assert await run(5, "all") == first, "nothing is written anew"
+    assert len(got) == 5
+    clock.set_wall_clock(5 * 3_600)
+    await run(5, "once")
+    assert len(got) == 5, "another policy counts from now on"
+
+
+async def test_what_a_cancelled_schedule_leaves_keeps_no_room(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core, "CARRY_FROM", 20)
+    shop = Shop(clock)
+    async with shop.bus as bus:
+        await bus.schedules.every("minutely", "* * * * *", "due.minute", key="k")
+        await shop.until(1, 120)
+        await bus.schedules.cancel("minutely")
+        for number in range(100):
+            await bus.publish_later("due.soon", number, at=clock.now() + 0.1, key="k")
+            await shop.until(number + 2, 10)
+        await clock.sleep(5)
+        await bus.publish_later("due.soon", 100, at=clock.now() + 5, key="k")
+        await shop.until(102, 10)
+        await clock.sleep(2)
+        info = await bus.backend.describe(TOPIC)
+        assert sum(info.end) - sum(info.first) < 60
+
+
+async def test_a_clock_that_is_set_forward_is_noticed_within_half_a_minute(clock: VirtualClock) -> None:
+    shop = Shop(clock)
+    async with shop.bus as bus:
+        await bus.publish_later("due.hour", at=clock.now() + 3_600)
+        await clock.sleep(1)
+        clock.set_wall_clock(3_600)
+        await clock.sleep(delays.LOOK_AGAIN_S + 1)
+        assert len(shop.got) == 1
+
+
+@pytest.mark.parametrize("at", ["tomorrow", None, True, float("nan"), -1.0])
+async def test_what_is_no_time_is_refused(clock: VirtualClock, at: Any) -> None:
+    async with Shop(clock).bus as bus:
+        with pytest.raises(InvalidEvent):
+            await bus.publish_later("due.day", at=at)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"type": "a b..c"}, {"type": ""}, {"key": "k" * 100_000}, {"key": 7}, {"missed": "never"}]
+)
+async def test_what_could_not_be_published_is_not_scheduled(clock: VirtualClock, wrong: dict[str, Any]) -> None:
+    given = {"type": "due.day", "key": None, "missed": "skip"} | wrong
+    async with Shop(clock).bus as bus:
+        with pytest.raises(NexusError):
+            await bus.schedules.every("daily", "0 0 * * *", **given)
+        assert await bus.schedules.all() == []
+
+
+async def test_what_should_not_happen_is_told_and_ends_no_owner(
+    clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop = Shop(clock)
+    async with shop.bus as bus:
+        await bus.publish_later("due.day", at=clock.now() + 5)
+        append, faults = bus.backend.append, 1
+
+        async def failing(topic: str, batch: Any) -> Any:
+            nonlocal faults
+            if faults and topic == "events":
+                faults -= 1
+                raise RuntimeError("nobody thought of this")
+            return await append(topic, batch)
+
+        bus.backend.append = failing  # type: ignore[method-assign]
+        await shop.until(1, 20)
+        assert "nobody thought of this" in caplog.text

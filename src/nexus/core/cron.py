@@ -20,6 +20,7 @@ GRACE_S = 60.0
 """A firing is missed when nobody was there for so long after its time. ``skip`` forgets those, ``once`` makes up for
 all of them by the last, ``all`` by each, at most `MISSED_LIMIT` of them."""
 MISSED_LIMIT = 1_000
+_FIRST_WINDOW_S = 3_600.0
 
 
 def check(cron: str, zone: str) -> None:
@@ -43,11 +44,23 @@ def firings(cron: str, zone: str, after: float) -> Iterator[float]:
 
 def due(cron: str, zone: str, last: float, now: float, missed: Missed) -> tuple[list[float], float, float]:
     """Return the firings to make up for now, the time up to which all is done then, and that of the next firing."""
+    wanted = MISSED_LIMIT if missed == "all" else 1
+    window_s = 2 * GRACE_S if missed == "skip" else _FIRST_WINDOW_S
+    while True:  # from now backwards: nobody walks through each minute of a year for the last of them
+        begin = max(last, now - window_s)
+        past, following = _past(cron, zone, begin, now)
+        if begin == last or len(past) >= wanted or missed == "skip":
+            return _made_up_for(past, now, missed), past[-1] if past else last, following
+        window_s *= 4
+
+
+def _past(cron: str, zone: str, begin: float, now: float) -> tuple[list[float], float]:
+    """Return the last firings up to now, and the next."""
     past: deque[float] = deque(maxlen=MISSED_LIMIT)
-    times = firings(cron, zone, last)  # without end: the calendar repeats itself
+    times = firings(cron, zone, begin)  # without end: the calendar repeats itself
     while (time := next(times)) <= now:
         past.append(time)
-    return _made_up_for(list(past), now, missed), past[-1] if past else last, time
+    return list(past), time
 
 
 def _made_up_for(past: list[float], now: float, missed: Missed) -> list[float]:

@@ -13,12 +13,14 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
+
 from nexus.clock import Clock
 from nexus.core import cron, delays
 from nexus.core.control import Schedule
-from nexus.core.delays import PARTITIONS, TOPIC, Delays, Fired, Later, Pending, Record, Ticked
+from nexus.core.delays import PARTITIONS, TOPIC, Carried, Delays, Fired, Later, Pending, Record, Ticked
 from nexus.core.partition import partition_of
-from nexus.errors import BackendError, NexusError, UnknownOutcome
+from nexus.errors import BackendError, NexusError, SettingsError, UnknownOutcome
 from nexus.event import JSON, Event
 from nexus.runtime.control import ControlTopic
 from nexus.spi.backend import Assigned, Backend, Cursor, Lost, Member, Revoking, Settlement, TopicSpec, Want
@@ -37,6 +39,9 @@ _SETTLE_S = 1.0
 _READ_EVENTS = 2_000
 _READ_BYTES = 8 * 1024 * 1024
 _RETRY_S = 0.2
+_PAUSE_S = 5.0
+LOOK_AGAIN_S = 30.0
+"""What is due later than this is looked at again by then."""
 
 
 class DelayJournal:
@@ -68,8 +73,12 @@ class DelayJournal:
         while more:
             (part,) = await self._backend.read([Want(TOPIC, partition, fold.place, _READ_EVENTS)], _READ_BYTES)
             for stored in part.events:
-                took = fold.apply(stored.position, delays.decode(stored.event.body))
-                taken |= took and stored.event.id == own
+                try:
+                    record = delays.decode(stored.event.body)
+                except msgspec.ValidationError as error:  # of a later release; what it says is not for this one
+                    log.error("the record at %s[%d]@%d is passed over: %s", TOPIC, partition, stored.position, error)
+                    continue
+                taken |= fold.apply(stored.position, record) and stored.event.id == own
             fold.place = max(fold.place, part.next)
             more = part.more
             await asyncio.sleep(0)
@@ -79,6 +88,8 @@ class DelayJournal:
         """Read the record at a place."""
         (part,) = await self._backend.read([Want(TOPIC, partition, place, 1)], _READ_BYTES)
         record = delays.decode(part.events[0].event.body)
+        if isinstance(record, Carried):
+            return record.later
         assert isinstance(record, Later)
         return record
 
@@ -111,6 +122,8 @@ class DelayOwner:
         self._member_name = member
         self._place_of = place_of
         self._next_tick: float | None = None
+        self._firings: dict[str, tuple[Schedule, float, float]] = {}  # when it was looked at, and when it fires next
+        self._refused: dict[str, Schedule] = {}  # schedules that cannot be followed here
         self._member: Member | None = None
         self._owned: dict[int, Delays] = {}
         self._epochs: dict[int, int] = {}
@@ -155,11 +168,16 @@ class DelayOwner:
                 log.warning("delayed events wait: %s", error)
                 await asyncio.sleep(_RETRY_S)
                 continue
+            except Exception:  # a fault of one event must not end the others for good, nor go unseen
+                log.exception("delayed events wait for what should not happen")
+                await asyncio.sleep(_PAUSE_S)
+                continue
             if more:
                 continue
             nexts = [fold.next_at for fold in self._owned.values()]
             due = min((at for at in (*nexts, self._next_tick) if at is not None), default=None)
-            timeout = None if due is None else max(0.0, due - self._clock.now())
+            # The wall clock may be set, and a machine sleeps: what is far away is looked at again in between.
+            timeout = None if due is None else min(max(0.0, due - self._clock.now()), LOOK_AGAIN_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await self._wake.wait()
@@ -198,30 +216,49 @@ class DelayOwner:
                 case Lost(_, partition):
                     self._owned.pop(partition, None)
 
-    async def _settle(self, only: int | None = None, *, release: bool = False) -> None:
+    async def _settle(self, only: int | None = None, *, release: bool = False) -> dict[int, int]:
+        """Store from where reading must begin; return that for each partition for which it is stored."""
         assert self._member is not None
-        partitions = [p for p in self._owned if only in (None, p)]
-        settlements = [Settlement(TOPIC, p, Cursor(self._epochs[p], self._owned[p].low), release) for p in partitions]
+        lows = {partition: fold.low for partition, fold in self._owned.items() if only in (None, partition)}
+        settlements = [Settlement(TOPIC, p, Cursor(self._epochs[p], low), release) for p, low in lows.items()]
         if not settlements:
-            return
-        for partition, answer in zip(partitions, await self._member.settle(settlements), strict=True):
+            return {}
+        for partition, answer in zip(list(lows), await self._member.settle(settlements), strict=True):
+            if answer != "ok":
+                del lows[partition]
             if answer == "fenced":
                 del self._owned[partition]
+        return lows
 
     async def _keep(self) -> None:
         """Store from where reading must begin, trim what is below, and carry old ones forward where that pays."""
+        await self._forget_ticks()
         moved = [p for p, fold in self._owned.items() if fold.low > self._lows[p]]
         for partition in moved:
-            low = self._owned[partition].low
-            await self._settle(partition)
-            if partition in self._owned:
+            for low in (await self._settle(partition)).values():
                 self._lows[partition] = low
                 if self._backend.capabilities.trim:
                     await self._backend.trim(TOPIC, partition, low)
         for partition, fold in list(self._owned.items()):
-            stale = fold.stale(_CARRY_LIMIT)
-            if stale:
-                await self._journal.append([(partition, await self._later(partition, one)) for _, one in stale])
+            if self._lows.get(partition) == fold.low:  # what comes between this look and the append is not below
+                await self._carry(partition, fold)
+
+    async def _forget_ticks(self) -> None:
+        """Forget what ended schedules leave; a schedule that ticked is known to who has read all decisions."""
+        if any(fold.ticks.keys() - self._control.state.schedules.keys() for fold in self._owned.values()):
+            names = (await self._control.read_on()).schedules
+            for fold in self._owned.values():
+                fold.forget_ticks(names)
+
+    async def _carry(self, partition: int, fold: Delays) -> None:
+        stale, ticks = fold.stale(_CARRY_LIMIT)
+        records: list[Record] = list(ticks)
+        for _, pending in stale:
+            due = pending.due
+            later = msgspec.structs.replace(await self._later(partition, pending), due=due)
+            records.append(Carried(pending.place, later))
+        if records:
+            await self._journal.append([(partition, record) for record in records])
 
     async def _later(self, partition: int, pending: Pending) -> Later:
         return pending.later or await self._journal.load(partition, pending.place)
@@ -240,7 +277,7 @@ class DelayOwner:
                 batches.setdefault(later.topic, []).append((later.partition, later.event))
             for topic, batch in batches.items():
                 self._say_refused(await self._backend.append(topic, batch))
-            await self._journal.append([(partition, Fired(id)) for id, _ in taken])
+            await self._journal.append([(partition, Fired(*id)) for id, _ in taken])
         except BaseException:
             fold.again(taken)
             raise
@@ -255,24 +292,38 @@ class DelayOwner:
     # ---- recurring schedules --------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
-        now = self._clock.now()
-        nexts: list[float] = []
-        for name, every in self._control.state.schedules.items():
+        schedules = dict(self._control.state.schedules)  # decisions come while this waits for the store
+        for known in (self._firings, self._refused):
+            for name in known.keys() - schedules.keys():
+                del known[name]
+        for name, every in schedules.items():
             partition = home_of(name)
-            fold = self._owned.get(partition)
-            if fold is None:
-                continue
-            last = max(fold.ticks.get(name, (0.0, 0))[0], every.since)
-            times, done, next_at = cron.due(every.cron, every.zone, last, now, every.missed)
-            nexts.append(next_at)
-            for time in times:
-                event = self.event_of(every, time)
-                topic, at = self._place_of(event)
-                self._say_refused(await self._backend.append(topic, [(at, event)]))
-            if done > last:
-                await self._journal.append([(partition, Ticked(name, done))])
-                await self._journal.read_on(partition, fold)
-        self._next_tick = min(nexts, default=None)
+            if partition not in self._owned:
+                self._firings.pop(name, None)
+            elif self._refused.get(name) != every:
+                try:
+                    await self._tick_one(partition, self._owned[partition], every)
+                except SettingsError as error:  # such as a zone that this machine does not know
+                    self._refused[name] = every
+                    log.error("schedule %s cannot be followed here: %s", name, error)
+        self._next_tick = min((next_at for _, _, next_at in self._firings.values()), default=None)
+
+    async def _tick_one(self, partition: int, fold: Delays, every: Schedule) -> None:
+        now = self._clock.now()
+        known = self._firings.get(every.name)
+        if known is not None and known[0] == every and known[1] <= now < known[2]:
+            return
+        tick = fold.ticks.get(every.name)
+        last = max(tick.at if tick is not None else 0.0, every.since)
+        times, done, next_at = cron.due(every.cron, every.zone, last, now, every.missed)
+        for time in times:
+            event = self.event_of(every, time)
+            topic, at = self._place_of(event)
+            self._say_refused(await self._backend.append(topic, [(at, event)]))
+        if done > last:
+            await self._journal.append([(partition, Ticked(every.name, done))])
+            await self._journal.read_on(partition, fold)
+        self._firings[every.name] = every, now, next_at
 
     @staticmethod
     def event_of(schedule: Schedule, time: float, *, by_hand: bool = False) -> Event[Any]:

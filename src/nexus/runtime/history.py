@@ -78,7 +78,8 @@ def tell(told: dict[tuple[LaneKey, int], Told], record: Record, fold: Fold) -> N
             said.failed(fold.keys[key].touched[position].attempts, record.at, record.error)
             said.reason, said.died_at = record.reason, record.at
         case Requeue(key, position):
-            told[key, position].edited = record.event
+            if record.event is not None:  # else it stays what an earlier one made of it
+                told[key, position].edited = record.event
         case Done(_, key, position) | Discard(key, position):
             told.pop((key, position), None)
         case Reset():

@@ -72,12 +72,12 @@ class Schedules:
         Raises `InvalidEvent`, `Overloaded` above `PENDING_LIMIT`, `BackendError`.
         """
         validate(event, self._max_body_bytes)
-        if not 0 <= due < 1e11:
-            raise InvalidEvent(f"{due!r} is no time in seconds since 1970")
+        if isinstance(due, bool) or not isinstance(due, int | float) or not 0 <= due < 1e11:
+            raise InvalidEvent(f"{due!r} is no time", hint="give a datetime with a zone, or seconds since 1970")
         await self._make_room()
         topic, partition = self._place_of(event)
         home = home_of(event.id if event.key is None else event.key)
-        await self._journal.append([(home, Later(due, topic, partition, event))])
+        await self._journal.append([(home, Later(float(due), topic, partition, event))])
         return event.id
 
     async def _make_room(self) -> None:
@@ -89,7 +89,7 @@ class Schedules:
             await self._control.write(Delay())
         if sum(info.end) - sum(info.first) >= PENDING_LIMIT:
             raise Overloaded(
-                f"{PENDING_LIMIT:,} events are delayed already; nothing was stored",
+                f"the delay topic holds {PENDING_LIMIT:,} records; nothing was stored",
                 hint="is a process running that publishes them?",
                 retry_after_s=_LOOK_S,
             )
@@ -109,6 +109,9 @@ class Schedules:
     ) -> None:
         """Publish an event whenever a cron expression says so, from now on; a name that is known is changed.
 
+        A program may say so each time that it starts: what is as it was is not written again, and what was missed since
+        is made up for. It is counted from anew only when the expression, the zone or ``missed`` changes.
+
         ``missed``: what to do about firings while nobody was there: ``skip`` them, make up for the last ``once``, or
         for ``all``. Raises `SettingsError`, `InvalidEvent`, `BackendError`.
         """
@@ -118,9 +121,15 @@ class Schedules:
         body, content_type = encode_payload(data)
         if content_type not in (None, JSON):
             raise InvalidEvent("the payload of a recurring event must be JSON")
+        now = self._clock.now()
+        wanted = Schedule(name, expression, zone, type, body.decode(), key, missed, now, who)
+        validate(DelayOwner.event_of(wanted, now), self._max_body_bytes)
         await self._backend.ensure(SPEC)
-        text = body.decode()
-        await self._control.write(Schedule(name, expression, zone, type, text, key, missed, self._clock.now(), who))
+        known = (await self._control.read_on()).schedules.get(name)
+        if known is not None and (known.cron, known.zone, known.missed) == (expression, zone, missed):
+            wanted = msgspec.structs.replace(wanted, since=known.since)
+        if known is None or wanted != msgspec.structs.replace(known, who=who):
+            await self._control.write(wanted)
 
     async def all(self) -> list[Scheduled]:
         """Return what is published later, the next first."""
@@ -131,34 +140,41 @@ class Schedules:
         ]  # fmt: skip
         for partition in range(SPEC.partitions):
             fold = await self._fold(partition)
-            for id, pending in fold.pending.items():
+            for (_, id), pending in fold.pending.items():
                 event = (pending.later or await self._journal.load(partition, pending.place)).event
                 found.append(Scheduled(id, pending.due, event.type, event.key))
         return sorted(found, key=lambda one: one.due)
 
     async def cancel(self, id: str, *, who: str = "") -> None:
-        """Have an event never be published, or a schedule end. Raises `UnknownSchedule`, `BackendError`."""
+        """Have an event never be published, or a schedule end. Raises `UnknownSchedule`, `BackendError`.
+
+        If several events of different sources or keys have this id, it is for all of them.
+        """
         if id in (await self._control.read_on()).schedules:
             await self._control.write(Unschedule(id, who))
         else:
-            await self._command(Drop(id, who))
+            await self._command(id, lambda source: Drop(source, id, who))
 
     async def fire(self, id: str, *, who: str = "") -> None:
-        """Have an event published now, or a schedule fire once more. Raises `UnknownSchedule`, `BackendError`."""
+        """Have an event published now, or a schedule fire once more; as `cancel`.
+
+        Raises `UnknownSchedule`, `BackendError`.
+        """
         schedule = (await self._control.read_on()).schedules.get(id)
         if schedule is None:
-            await self._command(Now(id, who))
+            await self._command(id, lambda source: Now(source, id, who))
         else:
             await self._publish(DelayOwner.event_of(schedule, self._clock.now(), by_hand=True))
 
-    async def _command(self, record: Drop | Now) -> None:
+    async def _command(self, id: str, make: Callable[[str], Drop | Now]) -> None:
+        taken = False
         for partition in range(SPEC.partitions):
             fold = await self._fold(partition)
-            if record.id in fold.pending:
-                (own,) = await self._journal.append([(partition, record)])
-                if await self._journal.read_on(partition, fold, own):
-                    return
-        raise UnknownSchedule(f"nothing is scheduled as {record.id!r}", hint="it was published, or it was cancelled")
+            for source in [source for source, name in fold.pending if name == id]:
+                (own,) = await self._journal.append([(partition, make(source))])
+                taken |= await self._journal.read_on(partition, fold, own)
+        if not taken:
+            raise UnknownSchedule(f"nothing is scheduled as {id!r}", hint="it was published, or it was cancelled")
 
     async def _fold(self, partition: int) -> Delays:
         """Read what is pending in a partition."""
