@@ -61,6 +61,8 @@ class Reader:
         """The next position to hand out: what stands below is read or was never wanted."""
         self.arrived = 0
         """End of the last chunk that has come; everything committed below it is here or was read."""
+        self.committed = 0
+        """What was known to be stored when it began: all below is to come, but for what is the broker's own."""
         self.buffered_bytes = 0
         self.gap = False
         """Whether positions between those handed out and those buffered have not come: they may be trimmed."""

@@ -85,6 +85,7 @@ class Readers:
         else:
             spec, value = frames.OFFSET, min(wanted.position, last)
             reader.arrived = value
+        reader.committed = last + 1
         try:
             await self._attach(reader, spec, value)
         except BaseException:
@@ -256,7 +257,7 @@ class Readers:
         stream = reader.stream
         if told is None:
             tail = self.tails.get(stream)
-            return max(reader.arrived, tail.end if tail is not None else 0)
+            return max(reader.arrived, reader.committed, tail.end if tail is not None else 0)
         last = told[1]
         if last < 0:
             return reader.position
@@ -271,11 +272,13 @@ class Readers:
 
     async def _progress(self, reader: Reader, end: int, told: tuple[int, int] | None) -> int:
         """Wait for the next chunk of what is committed; return where that ends. Raises `ConnectionLost`."""
+        last = told[1] if told is not None else reader.committed - 1
         for _ in range(_STALLS):
             if await self._moved(reader):
                 return end
-            if told is not None:  # what was taken for the last chunk may hold the broker's own records
-                end = min(end, max((await self.tails.probe(reader.stream, told[1])).end, reader.arrived))
+            if last >= reader.arrived:  # what was taken for the last chunk may hold the broker's own records
+                reader.committed = max((await self.tails.probe(reader.stream, last)).end, reader.arrived)
+                end = min(end, reader.committed)
             if reader.position >= end or reader.buffered_bytes:  # it came while nobody waited for it
                 return end
         raise Gone(f"the subscription to {reader.stream} brings nothing")
