@@ -14,7 +14,7 @@ event = Event(
 )
 
 for text in (
-    "type.startsWith('order.') && region == 'eu'",
+    "type.startsWith('order.') && headers.region == 'eu'",
     "data.total > 100 && data.country in ['CH', 'DE']",
     "data.lines[0].sku.matches('^[A-Z]-[0-9]+$')",
     "has(data.discount) ? data.discount < 10 : true",

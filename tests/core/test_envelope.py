@@ -42,6 +42,10 @@ def test_a_good_event_passes() -> None:
     )  # fmt: skip
 
 
+def test_a_time_is_a_datetime() -> None:
+    refused("time must be a datetime, not str", time="now")
+
+
 def test_case_1_empty_type() -> None:
     refused("is empty", type="")
 

@@ -40,7 +40,7 @@ def validate(event: Event[Any], max_body_bytes: int) -> None:
     """Raise `InvalidEvent` with the attribute at fault if the event breaks a rule; else do nothing."""
     _check_text("id", event.id, ID_LIMIT_CHARS)
     _check_text("source", event.source, SOURCE_LIMIT_CHARS)
-    if event.time.tzinfo is not UTC:
+    if getattr(event.time, "tzinfo", None) is not UTC:
         _check_time("time", event.time)
     _validate_optional(event)
     validate_given(event, max_body_bytes)

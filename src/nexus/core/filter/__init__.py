@@ -13,7 +13,7 @@ Traceback (most recent call last):
 nexus.errors.FilterError: NXS-2200 filter: unknown name 'typ' (character 1)
   typ == 'order.placed'
   ^
-Next: did you mean 'type'? The extension attribute of this name is headers.typ
+Next: did you mean 'type'? Else a field of the payload is data.typ, an extension attribute headers.typ
 """
 
 from __future__ import annotations

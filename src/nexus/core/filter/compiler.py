@@ -25,7 +25,7 @@ ATTRIBUTES = (
     "id", "source", "type", "subject", "time", "key", "tenant", "correlationid", "causationid", "datacontenttype",
     "dataschema", "expirytime", "traceparent", "tracestate",
 )  # fmt: skip
-"""Attributes of an event that are names of their own in a filter; any other is an extension attribute."""
+"""Attributes of an event: all names that stand for themselves in a filter, but for `data` and `headers`."""
 
 _RENAMED = {"partitionkey": "key", "nexustenant": "tenant", "correlation_id": "correlationid"}
 _EXTENSION = re.compile(r"[a-z0-9]{1,64}")
@@ -128,25 +128,19 @@ class Compiler:
         if name == "headers":
             return lambda scope: dict(scope.event.extensions or {})
         self._check_name(node)
-        if name not in ATTRIBUTES:
-            return _extension(name)
         return _attribute(name)
 
     def _check_name(self, node: parser.Name) -> None:
         name = node.name
         if name in ATTRIBUTES:
             return
+        # A field of the payload and an extension attribute may have any name. A bare one could mean either, and what is
+        # never true is found late.
         meant = _RENAMED.get(name) or near(name, (*ATTRIBUTES, "data", "headers"))
-        # An extension attribute may have any name. One that looks like a slip is refused, since a filter that is
-        # never true is found late; headers.NAME says that it is meant.
-        if meant:
-            hint = f"did you mean {meant!r}?"
-            if _EXTENSION.fullmatch(name):
-                hint += f" The extension attribute of this name is headers.{name}"
-            raise self.fault(node, f"unknown name {name!r}", hint)
-        if not _EXTENSION.fullmatch(name):
-            hint = "extension attributes have lower-case letters and digits; a field of the payload is data.NAME"
-            raise self.fault(node, f"unknown name {name!r}", hint)
+        hint = f"a field of the payload is data.{name}"
+        if _EXTENSION.fullmatch(name):
+            hint += f", an extension attribute headers.{name}"
+        raise self.fault(node, f"unknown name {name!r}", f"did you mean {meant!r}? Else {hint}" if meant else hint)
 
     # -- operators and literals ----------------------------------------------------------------------------------
 
@@ -207,9 +201,7 @@ class Compiler:
                 return lambda scope: _has_field(holder(scope), field)
             case parser.Name(name=name) if name not in ("data", "headers"):
                 self._check_name(node)
-                if name in ATTRIBUTES:
-                    return lambda scope: getattr(scope.event, name) is not None
-                return lambda scope: name in (scope.event.extensions or ())
+                return lambda scope: getattr(scope.event, name) is not None
             case _:
                 raise self.fault(
                     node, "has() asks for an attribute or a field, as in has(data.total)", "for a key: 'key' in data"
@@ -254,16 +246,6 @@ def _attribute(name: str) -> Step:
         return value
 
     return attribute
-
-
-def _extension(name: str) -> Step:
-    def extension(scope: Scope) -> object:
-        extensions = scope.event.extensions
-        if extensions is None or name not in extensions:
-            raise NoAnswer
-        return extensions[name]
-
-    return extension
 
 
 def _has_field(holder: object, field: str) -> bool:
