@@ -34,6 +34,7 @@ from nexus.runtime.bounds import Bounds
 from nexus.runtime.consumer import Consumer
 from nexus.runtime.control import ControlTopic
 from nexus.runtime.deadletters import DeadLetters
+from nexus.runtime.declaring import declare
 from nexus.runtime.managed import Managed
 from nexus.runtime.publisher import Publisher, Receipt
 from nexus.runtime.registering import LostCursor, Start, check_wishes, checked_group, make_group
@@ -306,7 +307,8 @@ class Nexus:
             timeout_s=publish.timeout_s,
         )
 
-    async def _consume(self, group: Group, replay: Replay | None = None) -> Consumer:
+    async def _consume(self, group: Group, replay: Replay | None = None, *, alone: bool = False) -> Consumer:
+        """Begin to consume. ``alone``: only if no member wants other events."""
         consumer = Consumer(
             group,
             self.backend,
@@ -326,6 +328,8 @@ class Nexus:
         self._consumers[group.name] = consumer
         try:
             await self.control.follow()
+            if replay is None:
+                await declare(self.control, self.backend, group, refuse=alone)
             await consumer.start()
         except BaseException:
             self._forget(group.name)
@@ -550,7 +554,8 @@ class Nexus:
     ) -> AsyncIterator[Event[Any]]:
         """Consume as a member of a group, in a loop of one's own: an event is acknowledged when the next is asked for.
 
-        Leaving the loop gives the current event back: it is delivered again.
+        Leaving the loop gives the current event back: it is delivered again. Raises `SettingsError` if the group has
+        members that want other events: each would pass over what the other wants.
         """
         offered: asyncio.Queue[tuple[Event[Any], asyncio.Future[None]]] = asyncio.Queue(1)
 
@@ -567,7 +572,7 @@ class Nexus:
         )
         if group in self._consumers:
             raise HandlerError(f"group {group} is consumed by this bus already")
-        consumer = await self._consume(own)
+        consumer = await self._consume(own, alone=True)
         try:
             while True:
                 event, done = await offered.get()

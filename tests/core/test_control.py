@@ -9,6 +9,7 @@ from nexus.core.control import (
     Alter,
     Control,
     Create,
+    Declare,
     Delay,
     EndReplay,
     Pause,
@@ -82,6 +83,13 @@ def test_the_first_to_create_a_group_wins_until_it_is_removed() -> None:
     assert folded(first, Remove("g"), Remove("h")).removed == {"g"}
     assert again.removed == set()
     assert folded(Remove("g"), Pause("g"), Remove("g")).group("g").paused, "what code knows cannot be removed"
+
+
+def test_of_what_a_group_wants_the_last_word_holds() -> None:
+    assert folded(Declare("g", ("a.*",)), Declare("h", ("b",)), Declare("g", ("c",))).declared == {
+        "g": ("c",),
+        "h": ("b",),
+    }
 
 
 def test_a_schedule_holds_until_it_is_changed_or_removed() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nexus import Event, Nexus, NexusError, Selection
+from nexus import Event, Nexus, NexusError, Selection, SettingsError
 from nexus.core.control import TOPIC
 
 ILL: dict[str, Callable[[Nexus], Any]] = {
@@ -38,9 +38,10 @@ async def test_what_is_of_the_wrong_type_is_refused_before_anything_is_written(t
     url = f"sqlite:///{tmp_path / 'bus.db'}"
     got: asyncio.Queue[Any] = asyncio.Queue()
     async with shop(url, got) as bus:
+        before = bus.control.state.next
         with pytest.raises((NexusError, TypeError)):
             await ILL[wish](bus)
-        assert TOPIC not in await bus.backend.topics() or (await bus.backend.describe(TOPIC)).end == (0,)
+        assert (await bus.backend.describe(TOPIC)).end == (before,)
     async with shop(url, got) as bus, asyncio.timeout(10):
         await bus.publish("a.b", 1)
         assert await got.get() == 1
@@ -57,3 +58,32 @@ async def test_a_record_of_a_later_release_is_passed_over(caplog: pytest.LogCapt
         await bus.subscriptions.resume("billing")
         assert await got.get() == 1
         assert "is passed over" in caplog.text
+
+
+async def test_who_wants_other_events_in_a_group_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    url = f"sqlite:///{tmp_path / 'bus.db'}"
+    got: asyncio.Queue[Any] = asyncio.Queue()
+    async with shop(url, got), shop(url, got) as second:
+        assert "passes over" not in caplog.text, "they want the same"
+        assert second.control.state.declared == {"billing": ("a.*",)}
+        third = Nexus(url)
+        third.on("b.*", group="billing")(_nothing)
+        async with third:
+            assert "has members that want a.*, and here it wants b.*" in caplog.text
+    caplog.clear()
+    async with shop(url, got):
+        assert caplog.text == "", "nobody else is there"
+
+
+async def test_a_loop_of_ones_own_joins_no_group_that_wants_other_events(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'bus.db'}"
+    got: asyncio.Queue[Any] = asyncio.Queue()
+    async with shop(url, got) as bus, Nexus(url) as other, asyncio.timeout(10):
+        with pytest.raises(SettingsError, match="each would pass over what the other wants"):
+            async for _ in other.subscribe("b.*", group="billing"):
+                pass
+        await bus.publish("a.b", 1)
+        assert await got.get() == 1
+
+
+async def _nothing(event: Event[Any]) -> None: ...

@@ -16,6 +16,7 @@ which a wish holds into its cursor or its parking topic.
     Schedule   a recurring event              it is published by a cron expression; a known name is changed
     Unschedule a recurring event              it is not published any more
     Delay      the store                      somebody delays events: who consumes, publishes them in time
+    Declare    a group                        its members want events of these patterns; of several the last holds
 """
 
 from __future__ import annotations
@@ -114,7 +115,12 @@ class Delay(msgspec.Struct, frozen=True, tag=True, tag_field="record", omit_defa
     who: str = ""
 
 
-Record = Pause | Resume | Alter | Seek | Create | Remove | Replay | EndReplay | Schedule | Unschedule | Delay
+class Declare(msgspec.Struct, frozen=True, tag=True, tag_field="record", omit_defaults=True):
+    group: str
+    patterns: tuple[str, ...]
+
+
+Record = Pause | Resume | Alter | Seek | Create | Remove | Replay | EndReplay | Schedule | Unschedule | Delay | Declare
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
@@ -168,6 +174,7 @@ class Control:
         self._replays: dict[str, Replay] = {}
         self._ended: dict[str, Outcome] = {}
         self._schedules: dict[str, Schedule] = {}
+        self._declared: dict[str, tuple[str, ...]] = {}
         self.delays = False
         """True once anything was delayed or scheduled."""
 
@@ -210,6 +217,8 @@ class Control:
                 self.delays = True
             case Unschedule(name):
                 self._schedules.pop(name, None)
+            case Declare(group, patterns):
+                self._declared[group] = patterns
             case _:  # Delay
                 self.delays = True
 
@@ -234,6 +243,11 @@ class Control:
     def replays(self) -> Mapping[str, Replay]:
         """All replays, by id, oldest first."""
         return self._replays
+
+    @property
+    def declared(self) -> Mapping[str, tuple[str, ...]]:
+        """What the members of groups said that they want, by group."""
+        return self._declared
 
     @property
     def schedules(self) -> Mapping[str, Schedule]:
