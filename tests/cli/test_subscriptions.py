@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import json
 import signal
 import subprocess
@@ -177,6 +178,17 @@ class TestReplay:
         nexus("replay", "run", "--topic", "events", "--to-topic", "copies")
         refused = nexus("replay", "run", "--topic", "copies", "--to-topic", "events", code=2)
         assert "group billing would get it all" in refused.stderr
+
+    def test_who_began_it_is_told_and_a_user_without_a_name_may_too(
+        self, nexus: Run, consumed: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def nameless() -> str:
+            raise KeyError("getpwuid(): uid not found: 4711")
+
+        for user, told in ((lambda: "ann", "ann"), (nameless, "")):
+            monkeypatch.setattr(getpass, "getuser", user)
+            begun = json.loads(nexus("replay", "run", "--to-group", "billing", "--no-wait", "-o", "json").stdout)
+            assert begun["who"] == told
 
     def test_a_replay_is_cancelled(self, nexus: Run, consumed: str) -> None:
         begun = json.loads(nexus("replay", "run", "--to-group", "billing", "--no-wait", "-o", "json").stdout)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import os
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from nexus.cli._output import output_option, print_one, print_rows
 from nexus.cli._repair import RESULT_FIELDS, Chosen, act, ask
 from nexus.cli._root import group
 from nexus.cli._store import find, opened, url_option
+from nexus.cli._who import who
 from nexus.errors import SettingsError
 from nexus.runtime.deadletters import DeadLetterInfo, DeadLetters
 
@@ -81,7 +81,7 @@ def edit(id: str, patch: IO[bytes] | None, yes: bool, url: str | None) -> None:
 
     async def requeue(data: bytes) -> bool:
         async with opened(url) as bus:
-            return await bus.dead_letters.requeue(letter, data=data, who=_who())
+            return await bus.dead_letters.requeue(letter, data=data, who=who())
 
     letter = asyncio.run(get())  # the store is not kept open while somebody thinks
     check = find(url).bus().dead_letters.check
@@ -111,7 +111,7 @@ def requeue(ids: tuple[str, ...], everything: bool, chosen: Chosen, rate: float 
     _check(ids, everything, chosen)
 
     async def some(letters: DeadLetters, batch: Sequence[DeadLetterInfo]) -> list[bool]:
-        return await letters.requeue_many(batch, who=_who())
+        return await letters.requeue_many(batch, who=who())
 
     act("Requeue", "requeued", some, ids, chosen, rate, yes or not everything, output, url)
 
@@ -131,7 +131,7 @@ def discard(ids: tuple[str, ...], everything: bool, chosen: Chosen, why: str, ra
     _check(ids, everything, chosen)
 
     async def some(letters: DeadLetters, batch: Sequence[DeadLetterInfo]) -> list[bool]:
-        return await letters.discard_many(batch, why=why, who=_who())
+        return await letters.discard_many(batch, why=why, who=who())
 
     act("Discard", "discarded", some, ids, chosen, rate, yes, output, url)
 
@@ -178,10 +178,3 @@ async def _get(letters: DeadLetters, id: str) -> DeadLetterInfo:
         return await letters.get(id)
     except SettingsError as error:  # a partition that the topic does not have
         raise NotFound(f"there is no dead letter {id}: {error.message}", hint="nexus dlq ls") from error
-
-
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a user without a name, as in some containers
-        return ""

@@ -20,7 +20,7 @@ from nexus.cli._progress import Progress
 from nexus.cli._root import group
 from nexus.cli._store import find, opened, url_option
 from nexus.cli._targets import into_command, into_file, into_topic
-from nexus.cli.subscriptions import who
+from nexus.cli._who import who
 from nexus.runtime.replays import ReplayInfo, Selection
 
 FIELDS = ("id", "group", "state", "read", "total", "parked", "dead", "who")

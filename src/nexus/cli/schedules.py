@@ -15,7 +15,7 @@ from nexus.cli._output import output_option, print_rows
 from nexus.cli._root import group
 from nexus.cli._store import find, url_option
 from nexus.cli._text import shown_time
-from nexus.cli.subscriptions import who
+from nexus.cli._who import who
 
 FIELDS = ("id", "due_at", "type", "key", "cron", "zone")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from nexus.cli._exits import say
 from nexus.cli._output import output_option, print_rows
 from nexus.cli._root import group
 from nexus.cli._store import opened, url_option
+from nexus.cli._who import who
 from nexus.core.control import Control
 from nexus.core.cursor import decode
 from nexus.runtime.delays import GROUP as DELAYS
@@ -23,14 +23,6 @@ from nexus.spi.backend import PartitionLag
 
 FIELDS = ("group", "state", "where", "patterns", "handler", "parked", "dead", "moving")
 PLACE_FIELDS = ("group", "topic", "partition", "position")
-
-
-def who() -> str:
-    """Return the name of the person at the keyboard, as far as the system knows it."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a user without a name, as in some containers
-        return ""
 
 
 @group("subscriptions")
