@@ -179,6 +179,20 @@ class TestReplay:
         refused = nexus("replay", "run", "--topic", "copies", "--to-topic", "events", code=2)
         assert "group billing would get it all" in refused.stderr
 
+    def test_a_replay_that_is_over_is_no_group_any_more(self, nexus: Run, consumed: str) -> None:
+        done = json.loads(nexus("replay", "run", "--to-file", "out.jsonl", "-o", "json").stdout)
+        begun = json.loads(nexus("replay", "run", "--to-group", "billing", "--no-wait", "-o", "json").stdout)
+        nexus("replay", "cancel", begun["id"])
+        assert {row["state"] for row in rows(nexus("replay", "ls", "-o", "json"))} == {"done", "cancelled"}
+        for verb in ("subscriptions", "groups"):
+            assert [row["group"] for row in rows(nexus(verb, "ls", "-o", "json"))] == ["billing"]
+        assert f"replay-{done['id']}" in nexus("groups", "show", f"replay-{done['id']}").stdout
+
+    def test_091_replays_do_not_make_a_topic_live(self, nexus: Run, consumed: str) -> None:
+        nexus("replay", "run", "--to-topic", "copies")
+        nexus("replay", "run", "--topic", "copies", "--to-file", "out.jsonl")
+        nexus("replay", "run", "--to-topic", "copies")
+
     def test_who_began_it_is_told_and_a_user_without_a_name_may_too(
         self, nexus: Run, consumed: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:

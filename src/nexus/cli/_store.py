@@ -19,6 +19,7 @@ from nexus import Nexus, config
 from nexus.cli._exits import NotFound
 from nexus.cli._values import URL
 from nexus.core.control import TOPIC as CONTROL
+from nexus.core.control import replay_group
 from nexus.spi.backend import Backend
 
 SQLITE = "sqlite:///"
@@ -101,6 +102,15 @@ async def topics_of(backend: Backend, *, parking: bool = False) -> list[str]:
     """Return the names of topics; those of Nexus itself, and where groups park events, only when asked for."""
     names = await backend.topics()
     return [name for name in names if parking or not (name == CONTROL or is_parking(name, names))]
+
+
+async def groups_of(bus: Nexus) -> list[str]:
+    """Return the names of groups; not that of delayed events, nor those of replays that are over."""
+    from nexus.runtime.delays import GROUP as DELAYS  # most verbs do without what it needs
+
+    control = await bus.control.read_on()
+    over = {replay_group(id) for id in control.replays if control.outcome(id) is not None}
+    return [name for name in await bus.backend.groups() if name not in over and name != DELAYS]
 
 
 def is_parking(name: str, names: list[str]) -> bool:

@@ -10,7 +10,7 @@ import click
 from nexus.cli._exits import say
 from nexus.cli._output import output_option, print_rows, to_json
 from nexus.cli._root import group
-from nexus.cli._store import opened, url_option
+from nexus.cli._store import groups_of, opened, url_option
 from nexus.cli._text import escape, shown_time
 from nexus.cli._values import DURATION
 from nexus.errors import Unavailable
@@ -44,7 +44,7 @@ def ls(output: str, url: str | None) -> None:
     async def read() -> list[dict[str, object]]:
         async with opened(url) as bus:
             rows = []
-            for name in await bus.backend.groups():
+            for name in await groups_of(bus):
                 parts = await bus.backend.lag(name)
                 oldest = [part.oldest_at for part in parts if part.oldest_at is not None]
                 rows.append(

@@ -18,9 +18,10 @@ from nexus.cli._exits import say
 from nexus.cli._output import output_option, print_one, print_rows
 from nexus.cli._progress import Progress
 from nexus.cli._root import group
-from nexus.cli._store import find, opened, url_option
+from nexus.cli._store import find, groups_of, opened, url_option
 from nexus.cli._targets import into_command, into_file, into_topic
 from nexus.cli._who import who
+from nexus.core.control import replay_group
 from nexus.runtime.replays import ReplayInfo, Selection
 
 FIELDS = ("id", "group", "state", "read", "total", "parked", "dead", "who")
@@ -191,8 +192,10 @@ async def _refuse_live(bus: Nexus, topic: str, selection: Selection) -> None:
     """Raise `UsageError` for a topic that the replay reads itself, or whose events groups would get once more."""
     if topic in await bus.replays.ranges(selection):
         raise click.UsageError(f"this replays topic {topic} into itself; say --yes if that is meant")
-    for name in await bus.backend.groups():
-        if any(lag.topic == topic for lag in await bus.backend.lag(name)):
+    names = await groups_of(bus)
+    replays = {replay_group(id) for id in bus.control.state.replays}  # each has an end, and gets nothing new
+    for name in names:
+        if name not in replays and any(lag.topic == topic for lag in await bus.backend.lag(name)):
             raise click.UsageError(f"topic {topic} is live: group {name} would get it all; say --yes if that is meant")
 
 

@@ -14,11 +14,10 @@ from nexus.cli import _values
 from nexus.cli._exits import say
 from nexus.cli._output import output_option, print_rows
 from nexus.cli._root import group
-from nexus.cli._store import opened, url_option
+from nexus.cli._store import groups_of, opened, url_option
 from nexus.cli._who import who
 from nexus.core.control import Control
 from nexus.core.cursor import decode
-from nexus.runtime.delays import GROUP as DELAYS
 from nexus.spi.backend import PartitionLag
 
 FIELDS = ("group", "state", "where", "patterns", "handler", "parked", "dead", "moving")
@@ -43,7 +42,7 @@ def ls(output: str, url: str | None) -> None:
     async def read() -> list[dict[str, object]]:
         async with opened(url) as bus:
             control = await bus.control.read_on()
-            known = {*await bus.backend.groups()} - {DELAYS}
+            known = {*await groups_of(bus)}
             names = sorted(known | control.created.keys())
             return [_row(name, control, await bus.backend.lag(name) if name in known else []) for name in names]
 
