@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-import shlex
-from collections.abc import Awaitable, Callable
+import signal
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,16 @@ import click
 import msgspec
 
 from nexus import Event, Nexus, NexusError
+from nexus.cli._exits import say
 from nexus.core.envelope import to_cloudevent
 from nexus.runtime.bounds import replay_of
 from nexus.runtime.replays import Selection
 from nexus.spi.backend import TopicSpec
 
 Handler = Callable[..., Awaitable[None]]
+
+GRACE_S = 5.0
+"""How long a command that is to end may take to do so by itself."""
 
 
 async def into_topic(bus: Nexus, topic: str, selection: Selection) -> Handler:
@@ -72,14 +77,47 @@ class CommandFailed(Exception):
     """The command did not exit with 0."""
 
 
-def into_command(program: str) -> Handler:
-    """Run a command for each event, with the event in CloudEvents' JSON format on its stdin; 0 is done."""
-    words = shlex.split(program)
+def into_command(words: Sequence[str]) -> Handler:
+    """Run a command for each event, with the event in CloudEvents' JSON format on its stdin; 0 is done.
+
+    A call that is cancelled ends the command before it returns: the event may be handled again at once.
+    """
 
     async def call(event: Event[Any]) -> None:
-        process = await asyncio.create_subprocess_exec(*words, stdin=asyncio.subprocess.PIPE)
-        await process.communicate(msgspec.json.format(to_cloudevent(event), indent=-1))
+        try:
+            # In a process group of its own, so that what it has begun ends with it.
+            process = await asyncio.create_subprocess_exec(*words, stdin=asyncio.subprocess.PIPE, process_group=0)
+        except OSError as error:
+            raise _failed(event, f"{words[0]} cannot be run: {error.strerror}") from error
+        try:
+            await process.communicate(msgspec.json.format(to_cloudevent(event), indent=-1))
+        finally:
+            if process.returncode is None:
+                await _end(process)
         if process.returncode != 0:
-            raise CommandFailed(f"{words[0]} exited with {process.returncode}")
+            raise _failed(event, f"{words[0]} exited with {process.returncode}")
 
     return call
+
+
+def _failed(event: Event[Any], why: str) -> CommandFailed:
+    say(f"{event.type} {event.id}: {why}")
+    return CommandFailed(why)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Have a command end: it is asked to, and after a while made to."""
+    _signal(process, signal.SIGTERM)
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GRACE_S):
+                await process.wait()
+    finally:
+        if process.returncode is None:  # also when nobody wants to wait any longer
+            _signal(process, signal.SIGKILL)
+    await process.wait()
+
+
+def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has ended this moment
+        os.killpg(process.pid, number)

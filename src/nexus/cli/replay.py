@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import time
@@ -12,12 +13,13 @@ from typing import Any
 
 import click
 
-from nexus import Event, Nexus
+from nexus import Event, Nexus, NexusError
 from nexus.cli import _values
 from nexus.cli._exits import say
 from nexus.cli._output import output_option, print_one, print_rows
 from nexus.cli._progress import Progress
 from nexus.cli._root import group
+from nexus.cli._signals import at_end
 from nexus.cli._store import find, groups_of, opened, url_option
 from nexus.cli._targets import into_command, into_file, into_topic
 from nexus.cli._who import who
@@ -46,7 +48,8 @@ def command() -> None:
 @click.option("--to-group", help="Into this group; programs that have its handlers carry it out.")
 @click.option("--to-topic", help="Into this topic, which is made if it is not there.")
 @click.option("--to-file", type=click.Path(dir_okay=False, path_type=Path), help="Into a file of JSON lines.")
-@click.option("--exec", "program", metavar="COMMAND", help="Into a command, one event as JSON on its stdin.")
+@click.option("--exec", "program", type=_values.COMMAND, metavar="COMMAND",
+              help="Into a command, one event as JSON on its stdin; 0 is done.")  # fmt: skip
 @click.option("--rate", type=_values.RATE, help="At most so many, such as 50/s.")
 @click.option("--dry-run", is_flag=True, help="Only count what would be replayed, and show some of it.")
 @click.option("--resume", metavar="ID", help="Go on with a replay of yours that was interrupted.")
@@ -65,7 +68,7 @@ def run(
     to_group: str | None,
     to_topic: str | None,
     to_file: Path | None,
-    program: str | None,
+    program: tuple[str, ...] | None,
     rate: float | None,
     dry_run: bool,
     resume: str | None,
@@ -89,7 +92,10 @@ def run(
     if to_group is not None:
         info = asyncio.run(_into_group(url, selection, to_group, rate, resume, wait=not no_wait))
     else:
-        info = asyncio.run(_into_here(url, selection, to_topic, to_file, program, rate, resume, yes=yes))
+        try:
+            info = asyncio.run(_into_here(url, selection, to_topic, to_file, program, rate, resume, yes=yes))
+        except asyncio.CancelledError:  # by a signal
+            raise KeyboardInterrupt from None
     print_one(_row(info), output)
     if info.state == "cancelled" or info.dead:
         click.get_current_context().exit(1)
@@ -160,12 +166,15 @@ async def _into_here(
     selection: Selection,
     to_topic: str | None,
     to_file: Path | None,
-    program: str | None,
+    program: tuple[str, ...] | None,
     rate: float | None,
     resume: str | None,
     *,
     yes: bool,
 ) -> ReplayInfo:
+    task = asyncio.current_task()
+    assert task is not None
+    at_end(task.cancel)
     async with find(url).bus() as bus:
         id = resume or os.urandom(4).hex()
         if to_topic is not None:
@@ -180,12 +189,20 @@ async def _into_here(
         say(f"replay {id}; if it is interrupted, go on with --resume {id}")
         chosen = None if resume else selection
         running = asyncio.ensure_future(bus.replays.into(handler, chosen, id=id, rate=rate, who=who()))
-        with Progress("replayed", None) as progress:
-            while not running.done():
-                await asyncio.wait([running], timeout=_LOOK_S)
-                if not running.done() and id in bus.control.state.replays:
-                    progress.update((await bus.replays.get(id)).read, 0)
-        return await running
+        try:
+            with Progress("replayed", None) as progress:
+                while not running.done():
+                    await asyncio.wait([running], timeout=_LOOK_S)
+                    if not running.done() and id in bus.control.state.replays:
+                        progress.update((await bus.replays.get(id)).read, 0)
+            return await running
+        finally:
+            if not running.done():
+                if program is not None:
+                    with contextlib.suppress(NexusError):  # it has not begun to consume
+                        bus.consumer(replay_group(id)).interrupt_all("interrupted")
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
 
 
 async def _refuse_live(bus: Nexus, topic: str, selection: Selection) -> None:
