@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from nexus import Event, Nexus
+from nexus import Event, Nexus, Selection
+from nexus.cli import _targets
 
 from .conftest import Run, lines, rows
 
@@ -48,6 +49,28 @@ def consume(store: str, wanted: int, *, publish: int = 0, group: str = "billing"
 def consumed(store: str) -> str:
     consume(store, 4, publish=4)
     return store
+
+
+def interrupted(store: str, selection: Selection, id: str = "r1") -> str:
+    """Begin a replay into a function, and have its process die before anything is handled."""
+
+    async def go() -> None:
+        bus = Nexus(store)
+        called = asyncio.Event()
+
+        async def hang(event: Event[Any]) -> None:
+            called.set()
+            await asyncio.Event().wait()
+
+        await bus.start()
+        replay = asyncio.ensure_future(bus.replays.into(hang, selection, id=id))
+        await called.wait()
+        await bus.kill()
+        replay.cancel()
+        await asyncio.gather(replay, return_exceptions=True)
+
+    asyncio.run(go())
+    return id
 
 
 def one(nexus: Run) -> dict[str, Any]:
@@ -193,6 +216,86 @@ class TestReplay:
         nexus("replay", "run", "--topic", "copies", "--to-file", "out.jsonl")
         nexus("replay", "run", "--to-topic", "copies")
 
+    def test_what_is_resumed_is_the_replay_as_it_was_begun(self, nexus: Run, consumed: str) -> None:
+        nexus("replay", "run", "--to-topic", "copies")
+        id = interrupted(consumed, Selection(topics=("copies",), where="data >= 2"))
+        again = ("replay", "run", "--to-topic", "copies", "--resume", id)
+        assert "into itself" in nexus(*again, code=2).stderr
+        assert json.loads(nexus(*again, "--yes", "-o", "json").stdout)["state"] == "done"
+        found = lines(nexus("tail", "--from", "earliest", "-o", "ce").stdout)
+        copies = [line for line in found if line.get("nexusreplay") == id]
+        assert [line["data"] for line in copies] == [2, 3]
+        assert all(line["id"].endswith(f"~{id}") for line in copies), "as before it was interrupted"
+
+    def test_a_replay_is_resumed_only_into_the_same_kind_of_target(
+        self, nexus: Run, consumed: str, place: Path
+    ) -> None:
+        id = interrupted(consumed, Selection())
+        refused = nexus("replay", "run", "--to-group", "billing", "--resume", id, code=2)
+        assert f"replay {id} is one into a topic, a file or a command" in refused.stderr
+        begun = json.loads(nexus("replay", "run", "--to-group", "billing", "--no-wait", "-o", "json").stdout)
+        for target in (("--to-file", "out.jsonl"), ("--to-topic", "copies"), ("--exec", "cat")):
+            refused = nexus("replay", "run", *target, "--resume", begun["id"], code=2)
+            assert f"give --resume {begun['id']} and --to-group billing" in refused.stderr
+        assert (
+            "there is no topic copies" in nexus("replay", "run", "--to-topic", "copies", "--resume", id, code=2).stderr
+        )
+        assert (
+            "there is no file out.jsonl"
+            in nexus("replay", "run", "--to-file", "out.jsonl", "--resume", id, code=2).stderr
+        )
+        nexus("replay", "run", "--to-topic", "copies", "--resume", "nothing", code=3)
+        nexus("replay", "run", "--to-group", "billing", "--resume", "nothing", code=3)
+        assert not (place / "out.jsonl").exists()
+        assert [row["topic"] for row in rows(nexus("topics", "ls", "-o", "json"))] == ["events"]
+        assert {row["state"] for row in rows(nexus("replay", "ls", "-o", "json"))} == {"running"}
+
+    @pytest.mark.parametrize(
+        "option",
+        [
+            ("a.*",),
+            ("--topic", "events"),
+            ("--from", "earliest"),
+            ("--to", "-1m"),
+            ("--where", "data > 1"),
+            ("--key", ""),
+            ("--correlation", "c"),
+            ("--rate", "1/s"),
+        ],
+    )
+    def test_what_a_replay_was_begun_with_cannot_be_changed(
+        self, nexus: Run, consumed: str, option: tuple[str, ...]
+    ) -> None:
+        name = option[0] if len(option) > 1 else "PATTERN"
+        for target in (("--to-group", "billing"), ("--exec", "true")):
+            refused = nexus("replay", "run", *target, "--resume", "r1", *option, code=2)
+            assert f"{name} cannot be changed with --resume" in refused.stderr
+
+    def test_a_replay_that_is_over_is_not_resumed(self, nexus: Run, consumed: str) -> None:
+        done = json.loads(nexus("replay", "run", "--to-file", "out.jsonl", "-o", "json").stdout)
+        again = nexus("replay", "run", "--to-file", "out.jsonl", "--resume", done["id"])
+        assert f"replay {done['id']} is done" in again.stderr
+
+    def test_029_a_line_that_was_torn_is_written_anew(self, nexus: Run, consumed: str, place: Path) -> None:
+        id = interrupted(consumed, Selection())
+        whole = b'{"specversion":"1.0","id":"0"}\n'
+        for before, torn in ((whole, b'{"specversion":"1.0","id":"' + b"x" * 200_000), (whole, b""), (b"", b'{"sp')):
+            (place / "out.jsonl").write_bytes(before + torn)
+            _targets.into_file(place / "out.jsonl", go_on=True)
+            assert (place / "out.jsonl").read_bytes() == before
+        (place / "out.jsonl").write_bytes(whole + b'{"specversion":"1.0","id":"torn')
+        nexus("replay", "run", "--to-file", "out.jsonl", "--resume", id)
+        assert [line.get("data") for line in lines((place / "out.jsonl").read_text())] == [None, 0, 1, 2, 3]
+
+    def test_a_file_that_no_replay_wrote_is_left_as_it_is(self, nexus: Run, consumed: str, place: Path) -> None:
+        id = interrupted(consumed, Selection())
+        (place / "thesis.txt").write_text("all on one line")
+        assert (
+            "was not written by a replay"
+            in nexus("replay", "run", "--to-file", "thesis.txt", "--resume", id, code=2).stderr
+        )
+        assert (place / "thesis.txt").read_text() == "all on one line"
+
     def test_who_began_it_is_told_and_a_user_without_a_name_may_too(
         self, nexus: Run, consumed: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -216,6 +319,8 @@ class TestReplay:
             (("run", "--dry-run", "--to-group", "billing"), 2),
             (("run", "--to-group", "billing", "--to-file", "x"), 2),
             (("run", "--dry-run", "--from", "@id"), 2),
+            (("run", "--dry-run", "--resume", "r1"), 2),
+            (("run", "--to-file", "x", "--no-wait"), 2),
             (("run", "--to-group", "nobody"), 3),
             (("show", "nothing"), 3),
             (("cancel", "nothing"), 3),

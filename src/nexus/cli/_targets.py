@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,27 @@ from nexus import Event, Nexus, NexusError
 from nexus.cli._exits import say
 from nexus.core.envelope import to_cloudevent
 from nexus.runtime.bounds import replay_of
-from nexus.runtime.replays import Selection
 from nexus.spi.backend import TopicSpec
 
 Handler = Callable[..., Awaitable[None]]
 
+_CHUNK_BYTES = 64 * 1024
 GRACE_S = 5.0
 """How long a command that is to end may take to do so by itself."""
 
 
-async def into_topic(bus: Nexus, topic: str, selection: Selection) -> Handler:
-    """Append events to a topic as they are; it is made with as many partitions as the first that is read.
+async def into_topic(
+    bus: Nexus, topic: str, ranges: Mapping[str, Mapping[int, tuple[int, int]]], *, go_on: bool
+) -> Handler:
+    """Append events to a topic as they are; it is made with as many partitions as the largest that is read.
 
     In a topic that is read itself they get an id of their own, the same at each try: the old one is known there.
     """
-    ranges = await bus.replays.ranges(selection)
     into_itself = topic in ranges
     if topic in await bus.backend.topics():
         partitions = (await bus.backend.describe(topic)).spec.partitions
+    elif go_on:
+        raise click.UsageError(f"there is no topic {topic}; --resume goes on into the one that the replay began with")
     else:
         partitions = max((len(of) for of in ranges.values()), default=1)
         await bus.backend.ensure(TopicSpec(topic, partitions))
@@ -51,8 +54,13 @@ async def into_topic(bus: Nexus, topic: str, selection: Selection) -> Handler:
 
 
 def into_file(path: Path, *, go_on: bool) -> Handler:
-    """Write events as JSON lines, each in CloudEvents' JSON format, synced before they count as handled."""
-    if not go_on:
+    """Write events as JSON lines, each in CloudEvents' JSON format, synced before they count as handled.
+
+    To ``go_on``, the last line is cut off if it is torn: what it was about was not handled, so it comes again.
+    """
+    if go_on:
+        _cut_torn_line(path)
+    else:
         try:
             path.open("xb").close()
         except FileExistsError:
@@ -71,6 +79,27 @@ def into_file(path: Path, *, go_on: bool) -> Handler:
             os.fsync(file.fileno())
 
     return write
+
+
+def _cut_torn_line(path: Path) -> None:
+    try:
+        file = path.open("r+b")
+    except FileNotFoundError:
+        raise click.UsageError(f"there is no file {path}; --resume goes on in the one that the replay began") from None
+    with file:
+        size = end = file.seek(0, os.SEEK_END)
+        while end:
+            begin = max(0, end - _CHUNK_BYTES)
+            file.seek(begin)
+            found = file.read(end - begin).rfind(b"\n")
+            if found >= 0:
+                end = begin + found + 1
+                break
+            end = begin
+        file.seek(end)
+        if end < size and file.read(1) != b"{":
+            raise click.UsageError(f"{path} was not written by a replay; --resume goes on in the one that it began")
+        file.truncate(end)
 
 
 class CommandFailed(Exception):

@@ -8,10 +8,12 @@ import json
 import os
 import time
 from collections import Counter
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from nexus import Event, Nexus, NexusError
 from nexus.cli import _values
@@ -85,6 +87,14 @@ def run(
     targets = [target for target in (to_group, to_topic, to_file, program) if target is not None]
     if len(targets) != (0 if dry_run else 1):
         raise click.UsageError("give one of --to-group, --to-topic, --to-file, --exec; or --dry-run alone")
+    if no_wait and to_group is None:
+        raise click.UsageError("--no-wait goes with --to-group; any other replay is carried out by this command")
+    if resume is not None:
+        chosen = {"PATTERN": patterns, "--topic": topics, "--from": begin, "--to": end, "--where": where, "--key": key,
+                  "--correlation": correlation, "--rate": rate, "--dry-run": dry_run or None}  # fmt: skip
+        given = [name for name, value in chosen.items() if value not in (None, ())]
+        if given:
+            raise click.UsageError(f"{', '.join(given)} cannot be changed with --resume; give it and the target alone")
     selection = _selection(patterns, topics, begin, end, where, key, correlation)
     if dry_run:
         _dry_run(selection, output, url)
@@ -145,9 +155,21 @@ async def _into_group(
     url: str | None, selection: Selection, group: str, rate: float | None, resume: str | None, *, wait: bool
 ) -> ReplayInfo:
     async with find(url).bus() as bus:
+        if resume is not None:
+            await _begun(bus, resume, group)
         id = resume or await bus.replays.start(selection, group=group, rate=rate, who=who())
         say(f"replay {id} into {group}; stop it with `nexus replay cancel {id}`")
         return await _watched(bus, id) if wait else await bus.replays.get(id)
+
+
+async def _begun(bus: Nexus, id: str, group: str) -> ReplayInfo:
+    """Return a replay that goes on. Raises `UsageError` if it is into something else; a group is empty if into none."""
+    info = await bus.replays.get(id)
+    if info.group != group:
+        into = f"group {info.group}" if info.group else "a topic, a file or a command"
+        again = f"--to-group {info.group}" if info.group else "the target that it was begun with"
+        raise click.UsageError(f"replay {id} is one into {into}; give --resume {id} and {again}")
+    return info
 
 
 async def _watched(bus: Nexus, id: str) -> ReplayInfo:
@@ -176,19 +198,29 @@ async def _into_here(
     assert task is not None
     at_end(task.cancel)
     async with find(url).bus() as bus:
-        id = resume or os.urandom(4).hex()
+        if resume is not None:
+            info = await _begun(bus, resume, "")
+            if info.state != "running":
+                say(f"replay {resume} is {info.state}")
+                return info
+            ranges = info.replay.ranges
+        else:
+            ranges = await bus.replays.ranges(selection)
+            # Once and for all: a topic that is made for it is no part of it.
+            selection = msgspec.structs.replace(selection, ranges=ranges)
         if to_topic is not None:
             if not yes:
-                await _refuse_live(bus, to_topic, selection)
-            handler = await into_topic(bus, to_topic, selection)
+                await _refuse_live(bus, to_topic, ranges)
+            handler = await into_topic(bus, to_topic, ranges, go_on=resume is not None)
         elif to_file is not None:
             handler = into_file(to_file, go_on=resume is not None)
         else:
             assert program is not None
             handler = into_command(program)
-        say(f"replay {id}; if it is interrupted, go on with --resume {id}")
-        chosen = None if resume else selection
-        running = asyncio.ensure_future(bus.replays.into(handler, chosen, id=id, rate=rate, who=who()))
+        id = resume or os.urandom(4).hex()
+        say(f"replay {id}; if it is interrupted, go on with --resume {id} and the same target")
+        wanted = None if resume else selection
+        running = asyncio.ensure_future(bus.replays.into(handler, wanted, id=id, rate=rate, who=who()))
         try:
             with Progress("replayed", None) as progress:
                 while not running.done():
@@ -205,9 +237,9 @@ async def _into_here(
                 await asyncio.gather(running, return_exceptions=True)
 
 
-async def _refuse_live(bus: Nexus, topic: str, selection: Selection) -> None:
+async def _refuse_live(bus: Nexus, topic: str, ranges: Container[str]) -> None:
     """Raise `UsageError` for a topic that the replay reads itself, or whose events groups would get once more."""
-    if topic in await bus.replays.ranges(selection):
+    if topic in ranges:
         raise click.UsageError(f"this replays topic {topic} into itself; say --yes if that is meant")
     names = await groups_of(bus)
     replays = {replay_group(id) for id in bus.control.state.replays}  # each has an end, and gets nothing new
