@@ -101,6 +101,17 @@ class TestSubscriptions:
         ]
         assert consume(consumed, 2) == [2, 3]
 
+    @pytest.mark.parametrize("before", [(), ("--yes",), ("--yes", "--topic", "events", "--")])
+    def test_a_group_is_sent_back_by_a_time(self, nexus: Run, consumed: str, before: tuple[str, ...]) -> None:
+        after = () if before else ("--yes", "-o", "json")
+        nexus("subscriptions", "seek", *before, "billing", "-1h30m", *after)
+        assert one(nexus)["moving"] == 16
+        assert consume(consumed, 4) == [0, 1, 2, 3]
+
+    def test_what_is_no_time_back_is_refused_as_such(self, nexus: Run, consumed: str) -> None:
+        assert "'10' is not a duration" in nexus("subscriptions", "seek", "billing", "-10", "--yes", code=2).stderr
+        assert "No such option" in nexus("subscriptions", "seek", "billing", "--topics", "x", "-10m", code=2).stderr
+
     def test_nothing_is_moved_without_a_yes(self, nexus: Run, consumed: str) -> None:
         nexus("subscriptions", "seek", "billing", "earliest", input="n\n", code=1)
         assert one(nexus)["moving"] == 0

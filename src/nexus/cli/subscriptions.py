@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
@@ -108,7 +109,17 @@ def alter(name: str, where: str | None, no_where: bool, url: str | None) -> None
     say(f"{name} is filtered" if where else f"{name} is not filtered any more")
 
 
-@command.command("seek")
+class _Seek(click.Command):
+    """Takes -10m as the place that it is, and not as options."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" not in args:
+            back = [word for word in args if re.match(r"-[0-9]", word)]
+            args = [word for word in args if word not in back] + (["--", *back] if back else [])
+        return super().parse_args(ctx, args)
+
+
+@command.command("seek", cls=_Seek)
 @click.argument("name")
 @click.argument("place")
 @click.option("--topic", help="Only in this topic.")
