@@ -116,6 +116,9 @@ class TestSubscriptions:
         nexus("subscriptions", "seek", "billing", "earliest", input="n\n", code=1)
         assert one(nexus)["moving"] == 0
 
+    def test_without_anybody_to_ask_a_yes_must_have_been_given(self, nexus: Run, consumed: str) -> None:
+        assert "say --yes" in nexus("subscriptions", "seek", "billing", "earliest", code=2).stderr
+
     def test_groups_are_created_and_removed(self, nexus: Run, consumed: str) -> None:
         nexus("subscriptions", "create", "audit", "a.*", "--handler", "write", "--where", "data > 1")
         (audit,) = [row for row in rows(nexus("subscriptions", "ls", "-o", "json")) if row["group"] == "audit"]
@@ -318,10 +321,30 @@ class TestReplay:
             begun = json.loads(nexus("replay", "run", "--to-group", "billing", "--no-wait", "-o", "json").stdout)
             assert begun["who"] == told
 
+    def test_what_cannot_be_replayed_leaves_nothing_behind(self, nexus: Run, consumed: str, place: Path) -> None:
+        nexus("replay", "run", "--to-file", "out.jsonl", "--where", "data >", code=2)
+        nexus("replay", "run", "--to-file", "out.jsonl", "a..b", code=2)
+        assert not (place / "out.jsonl").exists()
+        assert "cannot be written" in nexus("replay", "run", "--to-file", "none/out.jsonl", code=1).stderr
+        assert rows(nexus("replay", "ls", "-o", "json")) == []
+
+    @pytest.mark.parametrize("topic", ["nexus.control", "nexus.delays", "nexus.group.billing", "events.billing.park"])
+    def test_nothing_is_replayed_into_a_topic_of_nexus_itself(self, nexus: Run, consumed: str, topic: str) -> None:
+        assert "one of Nexus itself" in nexus("replay", "run", "--to-topic", topic, "--yes", code=2).stderr
+        assert rows(nexus("replay", "ls", "-o", "json")) == []
+
+    def test_topics_of_nexus_itself_are_listed_only_when_asked_for(self, nexus: Run, consumed: str) -> None:
+        nexus("schedules", "later", "a.b", "1", "--in", "1h")
+        assert [row["topic"] for row in rows(nexus("topics", "ls", "-o", "json"))] == ["events"]
+        assert "nexus.delays" in nexus("topics", "ls", "--all").stdout
+
     def test_a_replay_is_cancelled(self, nexus: Run, consumed: str) -> None:
         begun = json.loads(nexus("replay", "run", "--to-group", "billing", "--no-wait", "-o", "json").stdout)
         nexus("replay", "cancel", begun["id"])
         assert json.loads(nexus("replay", "show", begun["id"], "-o", "json").stdout)["state"] == "cancelled"
+        nexus("replay", "cancel", begun["id"])
+        done = json.loads(nexus("replay", "run", "--to-file", "out.jsonl", "-o", "json").stdout)
+        assert f"replay {done['id']} was done before" in nexus("replay", "cancel", done["id"], code=4).stderr
 
     @pytest.mark.parametrize(
         ("arguments", "code"),

@@ -15,6 +15,7 @@ import msgspec
 
 from nexus import Event, Nexus, NexusError
 from nexus.cli._exits import say
+from nexus.cli._store import is_own
 from nexus.core.envelope import to_cloudevent
 from nexus.runtime.bounds import replay_of
 from nexus.spi.backend import TopicSpec
@@ -34,7 +35,10 @@ async def into_topic(
     In a topic that is read itself they get an id of their own, the same at each try: the old one is known there.
     """
     into_itself = topic in ranges
-    if topic in await bus.backend.topics():
+    names = await bus.backend.topics()
+    if is_own(topic, names) or topic.startswith("nexus."):  # those of a broker's groups are not told
+        raise click.UsageError(f"topic {topic} is one of Nexus itself; replay into another one")
+    if topic in names:
         partitions = (await bus.backend.describe(topic)).spec.partitions
     elif go_on:
         raise click.UsageError(f"there is no topic {topic}; --resume goes on into the one that the replay began with")
@@ -58,13 +62,15 @@ def into_file(path: Path, *, go_on: bool) -> Handler:
 
     To ``go_on``, the last line is cut off if it is torn: what it was about was not handled, so it comes again.
     """
-    if go_on:
-        _cut_torn_line(path)
-    else:
-        try:
+    try:
+        if go_on:
+            _cut_torn_line(path)
+        else:
             path.open("xb").close()
-        except FileExistsError:
-            raise click.UsageError(f"{path} is there already; choose another file, or go on with --resume") from None
+    except FileExistsError:
+        raise click.UsageError(f"{path} is there already; choose another file, or go on with --resume") from None
+    except OSError as error:
+        raise click.ClickException(f"{path} cannot be written: {error.strerror}") from error
     lock = asyncio.Lock()
 
     async def write(events: list[Event[Any]]) -> None:

@@ -52,7 +52,10 @@ def ls(chosen: Chosen, grouped: bool, output: str, url: str | None) -> None:
 @output_option("table", "json", "yaml")
 @url_option
 def show(id: str, output: str, url: str | None) -> None:
-    """Show the dead letter ID: its event, each failure, and what waits behind it."""
+    """Show the dead letter ID and each of its failures.
+
+    Also the payload, and how many events of its key wait behind it.
+    """
 
     async def read() -> DeadLetterInfo:
         async with opened(url) as bus:
@@ -70,9 +73,10 @@ def show(id: str, output: str, url: str | None) -> None:
 @_yes
 @url_option
 def edit(id: str, patch: IO[bytes] | None, yes: bool, url: str | None) -> None:
-    """Change the payload of the dead letter ID in $EDITOR, look at the difference, and requeue it.
+    """Change the payload of the dead letter ID, and requeue it.
 
-    The payload must be strict JSON and fit the schema of its event type (setting `schemas`). The original is kept.
+    It is opened in $VISUAL or $EDITOR, and the difference is shown before. The payload must be strict JSON and fit the
+    schema of its event type (setting `schemas`). The original is kept.
     """
 
     async def get() -> DeadLetterInfo:
@@ -107,7 +111,10 @@ def edit(id: str, patch: IO[bytes] | None, yes: bool, url: str | None) -> None:
 @url_option
 def requeue(ids: tuple[str, ...], everything: bool, chosen: Chosen, rate: float | None, yes: bool, output: str,
             url: str | None) -> None:  # fmt: skip
-    """Have the groups try the dead letters again: those with the given IDs, or --all."""
+    """Have the groups try dead letters again.
+
+    Those with the given IDs, or --all that the filters leave.
+    """
     _check(ids, everything, chosen)
 
     async def some(letters: DeadLetters, batch: Sequence[DeadLetterInfo]) -> list[bool]:
@@ -127,7 +134,10 @@ def requeue(ids: tuple[str, ...], everything: bool, chosen: Chosen, rate: float 
 @url_option
 def discard(ids: tuple[str, ...], everything: bool, chosen: Chosen, why: str, rate: float | None, yes: bool,
             output: str, url: str | None) -> None:  # fmt: skip
-    """Give dead letters up for ever: those with the given IDs, or --all. Their keys go on."""
+    """Give dead letters up for ever; their keys go on.
+
+    Those with the given IDs, or --all that the filters leave.
+    """
     _check(ids, everything, chosen)
 
     async def some(letters: DeadLetters, batch: Sequence[DeadLetterInfo]) -> list[bool]:
@@ -141,7 +151,10 @@ def discard(ids: tuple[str, ...], everything: bool, chosen: Chosen, why: str, ra
 @Chosen.options
 @url_option
 def export(file: str, chosen: Chosen, url: str | None) -> None:
-    """Write dead letters to FILE with all there is to tell, a line of JSON for each; - is stdout."""
+    """Write dead letters to FILE, a line of JSON for each.
+
+    With all there is to tell of them; - is stdout.
+    """
 
     async def write(stream: IO[bytes]) -> int:
         count = 0

@@ -17,7 +17,7 @@ import msgspec
 
 from nexus import Event, Nexus, NexusError
 from nexus.cli import _values
-from nexus.cli._exits import say
+from nexus.cli._exits import Gone, say
 from nexus.cli._output import output_option, print_one, print_rows
 from nexus.cli._progress import Progress
 from nexus.cli._root import group
@@ -26,6 +26,7 @@ from nexus.cli._store import find, groups_of, opened, url_option
 from nexus.cli._targets import into_command, into_file, into_topic
 from nexus.cli._who import who
 from nexus.core.control import replay_group
+from nexus.core.filter import compile_filter
 from nexus.runtime.replays import ReplayInfo, Selection
 
 FIELDS = ("id", "group", "state", "read", "total", "parked", "dead", "who")
@@ -42,21 +43,23 @@ def command() -> None:
 @command.command("run")
 @click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
 @click.option("--topic", "topics", multiple=True, help="Only this topic; may be given several times.")
-@click.option("--from", "begin", metavar="PLACE", help="earliest, -10m or a time (RFC 3339).")
+@click.option(
+    "--from", "begin", metavar="PLACE", help="Events stored from this on: earliest, -10m or a time (RFC 3339)."
+)
 @click.option("--to", "end", metavar="PLACE", help="Events stored before this; the same forms as --from.")
 @click.option("--where", metavar="EXPR", help="Only events for which the filter is true.")
 @click.option("--key", help="Only events with this key.")
 @click.option("--correlation", metavar="ID", help="Only events of this correlation id.")
-@click.option("--to-group", help="Into this group; programs that have its handlers carry it out.")
-@click.option("--to-topic", help="Into this topic, which is made if it is not there.")
+@click.option("--to-group", metavar="NAME", help="Into this group; programs with its handlers do it.")
+@click.option("--to-topic", metavar="NAME", help="Into this topic; made if it is not there.")
 @click.option("--to-file", type=click.Path(dir_okay=False, path_type=Path), help="Into a file of JSON lines.")
 @click.option("--exec", "program", type=_values.COMMAND, metavar="COMMAND",
               help="Into a command, one event as JSON on its stdin; 0 is done.")  # fmt: skip
 @click.option("--rate", type=_values.RATE, help="At most so many, such as 50/s.")
 @click.option("--dry-run", is_flag=True, help="Only count what would be replayed, and show some of it.")
-@click.option("--resume", metavar="ID", help="Go on with a replay of yours that was interrupted.")
+@click.option("--resume", metavar="ID", help="Go on with a replay that was interrupted; only with its target.")
 @click.option("--no-wait", is_flag=True, help="Do not wait for a replay into a group.")
-@click.option("--yes", is_flag=True, help="Do it without asking.")
+@click.option("--yes", is_flag=True, help="Also into a topic that is read itself, or that a group consumes.")
 @output_option("table", "json", "yaml")
 @url_option
 def run(
@@ -82,7 +85,7 @@ def run(
     """Replay events whose type matches a PATTERN (all without one).
 
     They go to one target, marked with the attribute nexusreplay. What was interrupted goes on
-    with --resume and the same target: what was handled last may come again.
+    with --resume and the same target alone: what was handled last may come again.
     """
     targets = [target for target in (to_group, to_topic, to_file, program) if target is not None]
     if len(targets) != (0 if dry_run else 1):
@@ -117,6 +120,8 @@ def _selection(patterns: tuple[str, ...], topics: tuple[str, ...], begin: str | 
     first, last = _place(begin, "--from", now), _place(end, "--to", now)
     if last == "earliest" or (isinstance(first, float) and isinstance(last, float) and first > last):
         raise click.UsageError("--from is after --to")
+    if where is not None:
+        compile_filter(where)  # before anything is made
     until = last if isinstance(last, float) else None
     return Selection(patterns or ("**",), topics, first or "earliest", until, where, key, correlation)
 
@@ -146,7 +151,7 @@ def _dry_run(selection: Selection, output: str, url: str | None) -> None:
 
     counts, sample = asyncio.run(look())
     print_rows([{"type": type, "events": count} for type, count in sorted(counts.items())], DRY_FIELDS, output)
-    say(f"{counts.total()} events would be replayed; the first:")
+    say(f"{counts.total()} events would be replayed{'; the first:' if sample else ''}")
     for event in sample:
         say(f"  {event.type} {event.id} key={json.dumps(event.key)}")
 
@@ -281,11 +286,14 @@ def show(id: str, output: str, url: str | None) -> None:
 def cancel(id: str, url: str | None) -> None:
     """End the replay ID where it is."""
 
-    async def act() -> None:
+    async def act() -> ReplayInfo:
         async with opened(url) as bus:
             await bus.replays.cancel(id, who=who())
+            return await bus.replays.get(id)
 
-    asyncio.run(act())
+    state = asyncio.run(act()).state
+    if state != "cancelled":
+        raise Gone(f"replay {id} was {state} before")
     say(f"{id} was cancelled")
 
 
