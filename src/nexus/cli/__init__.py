@@ -27,7 +27,7 @@ COMMANDS = {
     "doctor": "Check this machine and the store.",
     "brokers": "Run Kafka, NATS and RabbitMQ on this machine, for tests and demonstrations.",
     "bench": "Measure speed against peers, in one run.",
-    "demo": "Replay real flights of 2013 as events, crash a worker on the way, and repair what went wrong.",
+    "demo": "Show what Nexus does, on real events: flights (the default) or github.",
     "explain": "Tell what an error code means, what causes it and what to do.",
     "plugins": "List what packages add to Nexus.",
     "completion": "Print the script that lets a shell complete this command.",
