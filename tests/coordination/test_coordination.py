@@ -343,6 +343,17 @@ async def test_a_claim_that_fails_leaves_nothing_that_follows_the_group(nexus_cl
         assert one._groups == {}
 
 
+async def test_a_store_that_is_opened_again_follows_its_groups_again(nexus_clock: VirtualClock, name: str) -> None:
+    async with store(name, nexus_clock) as (_, one):
+        await one.ensure(TopicSpec("orders", 1))
+        await one.claim("g", ["orders"], "anna", lambda: None, "earliest")
+        await one.close()
+        assert followers() == []
+        await one.open()
+        await one.claim("g", ["orders"], "anna", lambda: None, "earliest")
+        assert followers() == ["nexus-group-g"]
+
+
 async def test_a_record_that_is_none_is_passed_over(nexus_clock: VirtualClock, name: str) -> None:
     async with store(name, nexus_clock) as (log, one):
         await one.ensure(TopicSpec("orders", 1))

@@ -117,6 +117,7 @@ class LogBackend:
             async with asyncio.timeout(CLOSE_S):
                 await asyncio.gather(*(group.leave(list(group.members.values())) for group in self._groups.values()))
         await asyncio.gather(*(group.stop() for group in self._groups.values()))
+        self._groups.clear()
         await self._log.close()
 
     def _check_open(self) -> None:
