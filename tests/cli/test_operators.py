@@ -57,6 +57,7 @@ class TestTrace:
     def test_what_is_not_stored_is_not_found(self, nexus: Run, traced: str) -> None:
         nexus("trace", "nothing", code=3)
         nexus("trace", traced, "--from", "soon", code=2)
+        nexus("trace", traced, "--from", "@id", code=2)
 
 
 class TestTop:

@@ -70,6 +70,14 @@ def test_the_line_about_a_command_is_the_one_in_its_own_help() -> None:
             assert command.get_short_help_str(200) == COMMANDS[name]
 
 
+def test_the_line_about_a_command_of_a_group_is_a_whole_sentence() -> None:
+    for name, command in commands():
+        if isinstance(command, click.Group):
+            room = 80 - 6 - max(map(len, command.commands))
+            lines = [one.get_short_help_str(room) for one in command.commands.values()]
+            assert [line for line in lines if line.endswith("...")] == [], name
+
+
 def test_every_command_and_every_option_has_a_line_of_help() -> None:
     for name, command in commands():
         assert command.help, name

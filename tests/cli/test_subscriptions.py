@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import json
 import signal
 import subprocess
@@ -12,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from nexus import Event, Nexus
+from nexus import Event, Nexus, Selection
+from nexus.cli import _targets
 
 from .conftest import Run, lines, rows
 
@@ -49,6 +51,28 @@ def consumed(store: str) -> str:
     return store
 
 
+def interrupted(store: str, selection: Selection, id: str = "r1") -> str:
+    """Begin a replay into a function, and have its process die before anything is handled."""
+
+    async def go() -> None:
+        bus = Nexus(store)
+        called = asyncio.Event()
+
+        async def hang(event: Event[Any]) -> None:
+            called.set()
+            await asyncio.Event().wait()
+
+        await bus.start()
+        replay = asyncio.ensure_future(bus.replays.into(hang, selection, id=id))
+        await called.wait()
+        await bus.kill()
+        replay.cancel()
+        await asyncio.gather(replay, return_exceptions=True)
+
+    asyncio.run(go())
+    return id
+
+
 def one(nexus: Run) -> dict[str, Any]:
     (row,) = rows(nexus("subscriptions", "ls", "-o", "json"))
     return row
@@ -77,9 +101,23 @@ class TestSubscriptions:
         ]
         assert consume(consumed, 2) == [2, 3]
 
+    @pytest.mark.parametrize("before", [(), ("--yes",), ("--yes", "--topic", "events", "--")])
+    def test_a_group_is_sent_back_by_a_time(self, nexus: Run, consumed: str, before: tuple[str, ...]) -> None:
+        after = () if before else ("--yes", "-o", "json")
+        nexus("subscriptions", "seek", *before, "billing", "-1h30m", *after)
+        assert one(nexus)["moving"] == 16
+        assert consume(consumed, 4) == [0, 1, 2, 3]
+
+    def test_what_is_no_time_back_is_refused_as_such(self, nexus: Run, consumed: str) -> None:
+        assert "'10' is not a duration" in nexus("subscriptions", "seek", "billing", "-10", "--yes", code=2).stderr
+        assert "No such option" in nexus("subscriptions", "seek", "billing", "--topics", "x", "-10m", code=2).stderr
+
     def test_nothing_is_moved_without_a_yes(self, nexus: Run, consumed: str) -> None:
         nexus("subscriptions", "seek", "billing", "earliest", input="n\n", code=1)
         assert one(nexus)["moving"] == 0
+
+    def test_without_anybody_to_ask_a_yes_must_have_been_given(self, nexus: Run, consumed: str) -> None:
+        assert "say --yes" in nexus("subscriptions", "seek", "billing", "earliest", code=2).stderr
 
     def test_groups_are_created_and_removed(self, nexus: Run, consumed: str) -> None:
         nexus("subscriptions", "create", "audit", "a.*", "--handler", "write", "--where", "data > 1")
@@ -178,10 +216,135 @@ class TestReplay:
         refused = nexus("replay", "run", "--topic", "copies", "--to-topic", "events", code=2)
         assert "group billing would get it all" in refused.stderr
 
+    def test_a_replay_that_is_over_is_no_group_any_more(self, nexus: Run, consumed: str) -> None:
+        done = json.loads(nexus("replay", "run", "--to-file", "out.jsonl", "-o", "json").stdout)
+        begun = json.loads(nexus("replay", "run", "--to-group", "billing", "--no-wait", "-o", "json").stdout)
+        nexus("replay", "cancel", begun["id"])
+        assert {row["state"] for row in rows(nexus("replay", "ls", "-o", "json"))} == {"done", "cancelled"}
+        for verb in ("subscriptions", "groups"):
+            assert [row["group"] for row in rows(nexus(verb, "ls", "-o", "json"))] == ["billing"]
+        assert f"replay-{done['id']}" in nexus("groups", "show", f"replay-{done['id']}").stdout
+
+    def test_091_replays_do_not_make_a_topic_live(self, nexus: Run, consumed: str) -> None:
+        nexus("replay", "run", "--to-topic", "copies")
+        nexus("replay", "run", "--topic", "copies", "--to-file", "out.jsonl")
+        nexus("replay", "run", "--to-topic", "copies")
+
+    def test_what_is_resumed_is_the_replay_as_it_was_begun(self, nexus: Run, consumed: str) -> None:
+        nexus("replay", "run", "--to-topic", "copies")
+        id = interrupted(consumed, Selection(topics=("copies",), where="data >= 2"))
+        again = ("replay", "run", "--to-topic", "copies", "--resume", id)
+        assert "into itself" in nexus(*again, code=2).stderr
+        assert json.loads(nexus(*again, "--yes", "-o", "json").stdout)["state"] == "done"
+        found = lines(nexus("tail", "--from", "earliest", "-o", "ce").stdout)
+        copies = [line for line in found if line.get("nexusreplay") == id]
+        assert [line["data"] for line in copies] == [2, 3]
+        assert all(line["id"].endswith(f"~{id}") for line in copies), "as before it was interrupted"
+
+    def test_a_replay_is_resumed_only_into_the_same_kind_of_target(
+        self, nexus: Run, consumed: str, place: Path
+    ) -> None:
+        id = interrupted(consumed, Selection())
+        refused = nexus("replay", "run", "--to-group", "billing", "--resume", id, code=2)
+        assert f"replay {id} is one into a topic, a file or a command" in refused.stderr
+        begun = json.loads(nexus("replay", "run", "--to-group", "billing", "--no-wait", "-o", "json").stdout)
+        for target in (("--to-file", "out.jsonl"), ("--to-topic", "copies"), ("--exec", "cat")):
+            refused = nexus("replay", "run", *target, "--resume", begun["id"], code=2)
+            assert f"give --resume {begun['id']} and --to-group billing" in refused.stderr
+        assert (
+            "there is no topic copies" in nexus("replay", "run", "--to-topic", "copies", "--resume", id, code=2).stderr
+        )
+        assert (
+            "there is no file out.jsonl"
+            in nexus("replay", "run", "--to-file", "out.jsonl", "--resume", id, code=2).stderr
+        )
+        nexus("replay", "run", "--to-topic", "copies", "--resume", "nothing", code=3)
+        nexus("replay", "run", "--to-group", "billing", "--resume", "nothing", code=3)
+        assert not (place / "out.jsonl").exists()
+        assert [row["topic"] for row in rows(nexus("topics", "ls", "-o", "json"))] == ["events"]
+        assert {row["state"] for row in rows(nexus("replay", "ls", "-o", "json"))} == {"running"}
+
+    @pytest.mark.parametrize(
+        "option",
+        [
+            ("a.*",),
+            ("--topic", "events"),
+            ("--from", "earliest"),
+            ("--to", "-1m"),
+            ("--where", "data > 1"),
+            ("--key", ""),
+            ("--correlation", "c"),
+            ("--rate", "1/s"),
+        ],
+    )
+    def test_what_a_replay_was_begun_with_cannot_be_changed(
+        self, nexus: Run, consumed: str, option: tuple[str, ...]
+    ) -> None:
+        name = option[0] if len(option) > 1 else "PATTERN"
+        for target in (("--to-group", "billing"), ("--exec", "true")):
+            refused = nexus("replay", "run", *target, "--resume", "r1", *option, code=2)
+            assert f"{name} cannot be changed with --resume" in refused.stderr
+
+    def test_a_replay_that_is_over_is_not_resumed(self, nexus: Run, consumed: str) -> None:
+        done = json.loads(nexus("replay", "run", "--to-file", "out.jsonl", "-o", "json").stdout)
+        again = nexus("replay", "run", "--to-file", "out.jsonl", "--resume", done["id"])
+        assert f"replay {done['id']} is done" in again.stderr
+
+    def test_029_a_line_that_was_torn_is_written_anew(self, nexus: Run, consumed: str, place: Path) -> None:
+        id = interrupted(consumed, Selection())
+        whole = b'{"specversion":"1.0","id":"0"}\n'
+        for before, torn in ((whole, b'{"specversion":"1.0","id":"' + b"x" * 200_000), (whole, b""), (b"", b'{"sp')):
+            (place / "out.jsonl").write_bytes(before + torn)
+            _targets.into_file(place / "out.jsonl", go_on=True)
+            assert (place / "out.jsonl").read_bytes() == before
+        (place / "out.jsonl").write_bytes(whole + b'{"specversion":"1.0","id":"torn')
+        nexus("replay", "run", "--to-file", "out.jsonl", "--resume", id)
+        assert [line.get("data") for line in lines((place / "out.jsonl").read_text())] == [None, 0, 1, 2, 3]
+
+    def test_a_file_that_no_replay_wrote_is_left_as_it_is(self, nexus: Run, consumed: str, place: Path) -> None:
+        id = interrupted(consumed, Selection())
+        (place / "thesis.txt").write_text("all on one line")
+        assert (
+            "was not written by a replay"
+            in nexus("replay", "run", "--to-file", "thesis.txt", "--resume", id, code=2).stderr
+        )
+        assert (place / "thesis.txt").read_text() == "all on one line"
+
+    def test_who_began_it_is_told_and_a_user_without_a_name_may_too(
+        self, nexus: Run, consumed: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def nameless() -> str:
+            raise KeyError("getpwuid(): uid not found: 4711")
+
+        for user, told in ((lambda: "ann", "ann"), (nameless, "")):
+            monkeypatch.setattr(getpass, "getuser", user)
+            begun = json.loads(nexus("replay", "run", "--to-group", "billing", "--no-wait", "-o", "json").stdout)
+            assert begun["who"] == told
+
+    def test_what_cannot_be_replayed_leaves_nothing_behind(self, nexus: Run, consumed: str, place: Path) -> None:
+        nexus("replay", "run", "--to-file", "out.jsonl", "--where", "data >", code=2)
+        nexus("replay", "run", "--to-file", "out.jsonl", "a..b", code=2)
+        assert not (place / "out.jsonl").exists()
+        assert "cannot be written" in nexus("replay", "run", "--to-file", "none/out.jsonl", code=1).stderr
+        assert rows(nexus("replay", "ls", "-o", "json")) == []
+
+    @pytest.mark.parametrize("topic", ["nexus.control", "nexus.delays", "nexus.group.billing", "events.billing.park"])
+    def test_nothing_is_replayed_into_a_topic_of_nexus_itself(self, nexus: Run, consumed: str, topic: str) -> None:
+        assert "one of Nexus itself" in nexus("replay", "run", "--to-topic", topic, "--yes", code=2).stderr
+        assert rows(nexus("replay", "ls", "-o", "json")) == []
+
+    def test_topics_of_nexus_itself_are_listed_only_when_asked_for(self, nexus: Run, consumed: str) -> None:
+        nexus("schedules", "later", "a.b", "1", "--in", "1h")
+        assert [row["topic"] for row in rows(nexus("topics", "ls", "-o", "json"))] == ["events"]
+        assert "nexus.delays" in nexus("topics", "ls", "--all").stdout
+
     def test_a_replay_is_cancelled(self, nexus: Run, consumed: str) -> None:
         begun = json.loads(nexus("replay", "run", "--to-group", "billing", "--no-wait", "-o", "json").stdout)
         nexus("replay", "cancel", begun["id"])
         assert json.loads(nexus("replay", "show", begun["id"], "-o", "json").stdout)["state"] == "cancelled"
+        nexus("replay", "cancel", begun["id"])
+        done = json.loads(nexus("replay", "run", "--to-file", "out.jsonl", "-o", "json").stdout)
+        assert f"replay {done['id']} was done before" in nexus("replay", "cancel", done["id"], code=4).stderr
 
     @pytest.mark.parametrize(
         ("arguments", "code"),
@@ -190,6 +353,8 @@ class TestReplay:
             (("run", "--dry-run", "--to-group", "billing"), 2),
             (("run", "--to-group", "billing", "--to-file", "x"), 2),
             (("run", "--dry-run", "--from", "@id"), 2),
+            (("run", "--dry-run", "--resume", "r1"), 2),
+            (("run", "--to-file", "x", "--no-wait"), 2),
             (("run", "--to-group", "nobody"), 3),
             (("show", "nothing"), 3),
             (("cancel", "nothing"), 3),

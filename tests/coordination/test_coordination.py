@@ -246,6 +246,114 @@ async def test_the_groups_whose_lag_was_asked_for_are_remembered_within_a_bound(
         assert await two.groups() == [f"g{number}" for number in range(8)]
 
 
+def followers() -> list[str]:
+    """The groups that something in this process follows."""
+    return sorted(task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("nexus-group-"))
+
+
+async def test_a_group_that_all_members_of_a_process_left_is_not_followed_by_it(
+    nexus_clock: VirtualClock, name: str
+) -> None:
+    async with store(name, nexus_clock) as (log, one):
+        await one.ensure(TopicSpec("orders", 1))
+        for number in range(100):  # as many replays in turn
+            member = await one.claim(f"g{number}", ["orders"], "m", lambda: None, "earliest")
+            assert followers() == [f"nexus-group-g{number}"]
+            assert await member.settle([Settlement("orders", 0, Cursor(1, number))]) == ["ok"]
+            await member.leave()
+            await member.leave()
+        assert followers() == []
+        assert one._groups == {}
+        looks: list[str] = []
+        plain = log.read
+
+        async def read(wants: Any, max_bytes: int, *, fresh: bool) -> Any:
+            looks.append(wants[0].topic)
+            return await plain(wants, max_bytes, fresh=fresh)
+
+        log.read = read  # type: ignore[method-assign]
+        await asyncio.sleep(60.0)
+        assert looks == []
+        assert [(lag.low, lag.owner) for lag in await one.lag("g99")] == [(99, None)]
+        assert len(await one.groups()) == 100
+
+
+async def test_a_group_is_followed_as_long_as_one_member_is_in_it_or_comes(
+    nexus_clock: VirtualClock, name: str
+) -> None:
+    async with store(name, nexus_clock) as (log, one):
+        await one.ensure(TopicSpec("orders", 1))
+        anna, bert = await asyncio.gather(
+            *(one.claim("g", ["orders"], member, lambda: None, "earliest") for member in ("anna", "bert"))
+        )
+        await anna.leave()
+        assert followers() == ["nexus-group-g"]
+        # The last one leaves while another comes: followed once, by whichever of both was later.
+        _, cleo = await asyncio.gather(bert.leave(), one.claim("g", ["orders"], "cleo", lambda: None, "earliest"))
+        assert followers() == ["nexus-group-g"]
+        await asyncio.sleep(2 * coordination.LEASE_S)
+        assert [type(change) for change in cleo.changes()] == [Assigned]
+        assert [lag.owner for lag in await one.lag("g")] == ["cleo"]
+        # Who lost its lease and waits for the broker is in it too, until it leaves.
+        log.down = True
+        await asyncio.sleep(2 * coordination.LEASE_S)
+        assert [type(change) for change in cleo.changes()] == [Lost]
+        assert followers() == ["nexus-group-g"]
+        log.down = False
+        await asyncio.sleep(2.0)
+        assert [type(change) for change in cleo.changes()] == [Assigned]
+        await cleo.leave()
+        assert followers() == []
+
+
+async def test_a_group_that_cannot_be_told_of_a_leave_is_not_followed_either(
+    nexus_clock: VirtualClock, name: str
+) -> None:
+    async with store(name, nexus_clock) as (log, one):
+        await one.ensure(TopicSpec("orders", 1))
+        member = await one.claim("g", ["orders"], "anna", lambda: None, "earliest")
+        log.down = True
+        with pytest.raises(Unavailable):
+            await member.leave()
+        log.down = False
+        assert followers() == []
+        heard = asyncio.Event()
+        heir = await one.claim("g", ["orders"], "bert", heard.set, "earliest")
+        began = nexus_clock.monotonic()
+        while not heir.changes():
+            await heard.wait()
+            heard.clear()
+        assert nexus_clock.monotonic() - began <= coordination.LEASE_S + 1.0
+
+
+async def test_a_claim_that_fails_leaves_nothing_that_follows_the_group(nexus_clock: VirtualClock, name: str) -> None:
+    async with store(name, nexus_clock) as (log, one):
+        await one.ensure(TopicSpec("orders", 1))
+        plain = log.append
+
+        async def refuse(topic: str, batch: Any, *, dedup: bool) -> list[Appended]:
+            if topic == "nexus.group.g":
+                raise Unavailable("away")
+            return await plain(topic, batch, dedup=dedup)
+
+        log.append = refuse  # type: ignore[method-assign]
+        with pytest.raises(Unavailable):
+            await one.claim("g", ["orders"], "anna", lambda: None, "earliest")
+        assert followers() == []
+        assert one._groups == {}
+
+
+async def test_a_store_that_is_opened_again_follows_its_groups_again(nexus_clock: VirtualClock, name: str) -> None:
+    async with store(name, nexus_clock) as (_, one):
+        await one.ensure(TopicSpec("orders", 1))
+        await one.claim("g", ["orders"], "anna", lambda: None, "earliest")
+        await one.close()
+        assert followers() == []
+        await one.open()
+        await one.claim("g", ["orders"], "anna", lambda: None, "earliest")
+        assert followers() == ["nexus-group-g"]
+
+
 async def test_a_record_that_is_none_is_passed_over(nexus_clock: VirtualClock, name: str) -> None:
     async with store(name, nexus_clock) as (log, one):
         await one.ensure(TopicSpec("orders", 1))

@@ -19,6 +19,8 @@ from nexus import Nexus, config
 from nexus.cli._exits import NotFound
 from nexus.cli._values import URL
 from nexus.core.control import TOPIC as CONTROL
+from nexus.core.control import replay_group
+from nexus.core.delays import TOPIC as DELAYS
 from nexus.spi.backend import Backend
 
 SQLITE = "sqlite:///"
@@ -100,7 +102,21 @@ async def opened(url: str | None) -> AsyncIterator[Nexus]:
 async def topics_of(backend: Backend, *, parking: bool = False) -> list[str]:
     """Return the names of topics; those of Nexus itself, and where groups park events, only when asked for."""
     names = await backend.topics()
-    return [name for name in names if parking or not (name == CONTROL or is_parking(name, names))]
+    return [name for name in names if parking or not is_own(name, names)]
+
+
+async def groups_of(bus: Nexus) -> list[str]:
+    """Return the names of groups; not that of delayed events, nor those of replays that are over."""
+    from nexus.runtime.delays import GROUP as OF_DELAYS  # most verbs do without what it needs
+
+    control = await bus.control.read_on()
+    over = {replay_group(id) for id in control.replays if control.outcome(id) is not None}
+    return [name for name in await bus.backend.groups() if name not in over and name != OF_DELAYS]
+
+
+def is_own(name: str, names: list[str]) -> bool:
+    """Tell whether a topic is one of Nexus itself, such as where a group parks events."""
+    return name in (CONTROL, DELAYS) or is_parking(name, names)
 
 
 def is_parking(name: str, names: list[str]) -> bool:

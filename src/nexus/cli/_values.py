@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -55,6 +57,22 @@ def place(text: str, now: float) -> Place:
         raise ValueError(f"{error}; or earliest, latest, -10m, @ID") from None
 
 
+def command(text: str) -> tuple[str, ...]:
+    """Read a command and its arguments, split as a shell does. Raises `ValueError` if it could not be run."""
+    try:
+        words = tuple(shlex.split(text))
+    except ValueError as error:
+        raise ValueError(f"{text!r} cannot be split into words: {error}") from None
+    if not words:
+        raise ValueError("this names no command; give one such as './handle --fast'")
+    if shutil.which(words[0]) is None:
+        raise ValueError(
+            f"there is no program {words[0]!r} that can be run; give one on the PATH, the path of an executable file, "
+            "or for what only a shell knows \"sh -c '...'\""
+        )
+    return words
+
+
 if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]
 else:
@@ -80,6 +98,7 @@ class Read(_ParamType):
 DURATION = Read("duration", seconds)
 RATE = Read("rate", per_second)
 TIME = Read("time", moment)
+COMMAND = Read("command", command)
 
 
 def _plain_url(url: str) -> str:

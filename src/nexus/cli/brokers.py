@@ -79,9 +79,10 @@ def _row(broker: Broker) -> dict[str, object]:
 @click.option("--data", is_flag=True, help="Delete what they have stored, too.")
 @_json
 def down(kinds: tuple[str, ...], nodes: str | None, name: str | None, data: bool, as_json: bool) -> None:
-    """End brokers: all that run here, or those of a KIND, a size or a name.
+    """End brokers that run here.
 
-    Data stays, and with it the ports, unless --data is given. Brokers that were given by an address are left alone.
+    All, or those of a KIND, a size or a name. Data stays, and with it the ports, unless --data is given. Brokers that
+    were given by an address are left alone.
     """
     rows = []
     for broker in brokers.status():
@@ -105,7 +106,10 @@ def down(kinds: tuple[str, ...], nodes: str | None, name: str | None, data: bool
 @output_option("table", "json", "yaml")
 @_json
 def status(kinds: tuple[str, ...], output: str, as_json: bool) -> None:
-    """Show each node that was started here; exits with 1 when one of them does not run."""
+    """Show each node that was started here.
+
+    Exits with 1 when one of them does not run.
+    """
     rows = [row for row in _given() if not kinds or row["kind"] in kinds]
     for broker in brokers.status():
         if not kinds or broker.kind in kinds:

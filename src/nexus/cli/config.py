@@ -30,7 +30,10 @@ def _file(function: Any) -> Any:
 @_file
 @output_option("table", "json", "yaml")
 def show(file: str | None, output: str) -> None:
-    """Show each setting and each option of the chosen backend, and where it came from. No secret is shown."""
+    """Show each setting and where it came from.
+
+    Also each option of the chosen backend. No secret is shown.
+    """
     loaded = load(file=file)
     rows = [_row(loaded, path) for path in loaded.origins]
     rows += [

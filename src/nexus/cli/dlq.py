@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import os
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from nexus.cli._output import output_option, print_one, print_rows
 from nexus.cli._repair import RESULT_FIELDS, Chosen, act, ask
 from nexus.cli._root import group
 from nexus.cli._store import find, opened, url_option
+from nexus.cli._who import who
 from nexus.errors import SettingsError
 from nexus.runtime.deadletters import DeadLetterInfo, DeadLetters
 
@@ -52,7 +52,10 @@ def ls(chosen: Chosen, grouped: bool, output: str, url: str | None) -> None:
 @output_option("table", "json", "yaml")
 @url_option
 def show(id: str, output: str, url: str | None) -> None:
-    """Show the dead letter ID: its event, each failure, and what waits behind it."""
+    """Show the dead letter ID and each of its failures.
+
+    Also the payload, and how many events of its key wait behind it.
+    """
 
     async def read() -> DeadLetterInfo:
         async with opened(url) as bus:
@@ -70,9 +73,10 @@ def show(id: str, output: str, url: str | None) -> None:
 @_yes
 @url_option
 def edit(id: str, patch: IO[bytes] | None, yes: bool, url: str | None) -> None:
-    """Change the payload of the dead letter ID in $EDITOR, look at the difference, and requeue it.
+    """Change the payload of the dead letter ID, and requeue it.
 
-    The payload must be strict JSON and fit the schema of its event type (setting `schemas`). The original is kept.
+    It is opened in $VISUAL or $EDITOR, and the difference is shown before. The payload must be strict JSON and fit the
+    schema of its event type (setting `schemas`). The original is kept.
     """
 
     async def get() -> DeadLetterInfo:
@@ -81,7 +85,7 @@ def edit(id: str, patch: IO[bytes] | None, yes: bool, url: str | None) -> None:
 
     async def requeue(data: bytes) -> bool:
         async with opened(url) as bus:
-            return await bus.dead_letters.requeue(letter, data=data, who=_who())
+            return await bus.dead_letters.requeue(letter, data=data, who=who())
 
     letter = asyncio.run(get())  # the store is not kept open while somebody thinks
     check = find(url).bus().dead_letters.check
@@ -107,11 +111,14 @@ def edit(id: str, patch: IO[bytes] | None, yes: bool, url: str | None) -> None:
 @url_option
 def requeue(ids: tuple[str, ...], everything: bool, chosen: Chosen, rate: float | None, yes: bool, output: str,
             url: str | None) -> None:  # fmt: skip
-    """Have the groups try the dead letters again: those with the given IDs, or --all."""
+    """Have the groups try dead letters again.
+
+    Those with the given IDs, or --all that the filters leave.
+    """
     _check(ids, everything, chosen)
 
     async def some(letters: DeadLetters, batch: Sequence[DeadLetterInfo]) -> list[bool]:
-        return await letters.requeue_many(batch, who=_who())
+        return await letters.requeue_many(batch, who=who())
 
     act("Requeue", "requeued", some, ids, chosen, rate, yes or not everything, output, url)
 
@@ -127,11 +134,14 @@ def requeue(ids: tuple[str, ...], everything: bool, chosen: Chosen, rate: float 
 @url_option
 def discard(ids: tuple[str, ...], everything: bool, chosen: Chosen, why: str, rate: float | None, yes: bool,
             output: str, url: str | None) -> None:  # fmt: skip
-    """Give dead letters up for ever: those with the given IDs, or --all. Their keys go on."""
+    """Give dead letters up for ever; their keys go on.
+
+    Those with the given IDs, or --all that the filters leave.
+    """
     _check(ids, everything, chosen)
 
     async def some(letters: DeadLetters, batch: Sequence[DeadLetterInfo]) -> list[bool]:
-        return await letters.discard_many(batch, why=why, who=_who())
+        return await letters.discard_many(batch, why=why, who=who())
 
     act("Discard", "discarded", some, ids, chosen, rate, yes, output, url)
 
@@ -141,7 +151,10 @@ def discard(ids: tuple[str, ...], everything: bool, chosen: Chosen, why: str, ra
 @Chosen.options
 @url_option
 def export(file: str, chosen: Chosen, url: str | None) -> None:
-    """Write dead letters to FILE with all there is to tell, a line of JSON for each; - is stdout."""
+    """Write dead letters to FILE, a line of JSON for each.
+
+    With all there is to tell of them; - is stdout.
+    """
 
     async def write(stream: IO[bytes]) -> int:
         count = 0
@@ -178,10 +191,3 @@ async def _get(letters: DeadLetters, id: str) -> DeadLetterInfo:
         return await letters.get(id)
     except SettingsError as error:  # a partition that the topic does not have
         raise NotFound(f"there is no dead letter {id}: {error.message}", hint="nexus dlq ls") from error
-
-
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a user without a name, as in some containers
-        return ""

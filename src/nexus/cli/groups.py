@@ -10,7 +10,7 @@ import click
 from nexus.cli._exits import say
 from nexus.cli._output import output_option, print_rows, to_json
 from nexus.cli._root import group
-from nexus.cli._store import opened, url_option
+from nexus.cli._store import groups_of, opened, url_option
 from nexus.cli._text import escape, shown_time
 from nexus.cli._values import DURATION
 from nexus.errors import Unavailable
@@ -44,7 +44,7 @@ def ls(output: str, url: str | None) -> None:
     async def read() -> list[dict[str, object]]:
         async with opened(url) as bus:
             rows = []
-            for name in await bus.backend.groups():
+            for name in await groups_of(bus):
                 parts = await bus.backend.lag(name)
                 oldest = [part.oldest_at for part in parts if part.oldest_at is not None]
                 rows.append(
@@ -68,7 +68,10 @@ def ls(output: str, url: str | None) -> None:
 @output_option("table", "json", "yaml")
 @url_option
 def show(name: str, output: str, url: str | None) -> None:
-    """Show where the group NAME stands in each partition, which member owns it, and since when and why."""
+    """Show where the group NAME stands in each partition.
+
+    Also which member owns it, since when and why.
+    """
 
     async def read() -> list[dict[str, object]]:
         async with opened(url) as bus:
@@ -99,10 +102,10 @@ def show(name: str, output: str, url: str | None) -> None:
 @output_option("table", "json")
 @url_option
 def watch(name: str, interval: float, output: str, url: str | None) -> None:
-    """Print each partition of the group NAME that changes hands, until Ctrl-C.
+    """Print each partition of the group NAME that changes hands.
 
-    Says from whom to whom and why, as far as the store knows, and how far the group is behind there. Of several changes
-    of a partition between two looks the last is told.
+    Until Ctrl-C. Says from whom to whom and why, as far as the store knows, and how far the group is behind there. Of
+    several changes of a partition between two looks the last is told.
     """
 
     async def follow() -> None:

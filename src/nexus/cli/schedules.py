@@ -15,7 +15,7 @@ from nexus.cli._output import output_option, print_rows
 from nexus.cli._root import group
 from nexus.cli._store import find, url_option
 from nexus.cli._text import shown_time
-from nexus.cli.subscriptions import who
+from nexus.cli._who import who
 
 FIELDS = ("id", "due_at", "type", "key", "cron", "zone")
 
@@ -57,9 +57,12 @@ def _json(text: str | None) -> Any:
 @click.option("--key", help="The event's key.")
 @url_option
 def later(type: str, data: str | None, delay: float | None, at: Any, key: str | None, url: str | None) -> None:
-    """Have an event of TYPE with the JSON DATA published later; prints its id."""
+    """Have an event published later, and print its id.
+
+    It has this TYPE and the JSON DATA. Some process of the store must consume by then.
+    """
     if (delay is None) is (at is None):
-        raise click.UsageError("give --in or --at")
+        raise click.UsageError("give either --in or --at")
     payload = _json(data)
 
     async def publish() -> str:
@@ -91,7 +94,11 @@ def every(
     key: str | None,
     url: str | None,
 ) -> None:
-    """Have an event of TYPE published whenever CRON says so, under a NAME; a known name is changed."""
+    """Have an event published whenever CRON says so.
+
+    CRON is minute, hour, day, month and weekday in one argument, such as '30 2 * * *'. The schedule
+    of a known NAME is changed. Some process of the store must consume by then.
+    """
     payload = _json(data)
 
     async def make() -> None:
@@ -106,7 +113,10 @@ def every(
 @click.argument("id")
 @url_option
 def cancel(id: str, url: str | None) -> None:
-    """Have the delayed event ID never be published, or the schedule of that name end."""
+    """Have a delayed event never be published, or a schedule end.
+
+    ID is that of the event, or the name of the schedule.
+    """
 
     async def act() -> None:
         async with find(url).bus() as bus:
@@ -120,7 +130,10 @@ def cancel(id: str, url: str | None) -> None:
 @click.argument("id")
 @url_option
 def fire(id: str, url: str | None) -> None:
-    """Have the delayed event ID published now, or the schedule of that name fire once more."""
+    """Have a delayed event published now, or a schedule fire once more.
+
+    ID is that of the event, or the name of the schedule.
+    """
 
     async def act() -> None:
         async with find(url).bus() as bus:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
 from typing import Any, Literal
 
 import click
 
 from nexus import Event, Nexus
+from nexus.cli import _values
 from nexus.cli._exits import say
 from nexus.cli._root import command as make_command
+from nexus.cli._signals import at_end
 from nexus.cli._store import find, url_option
 from nexus.cli._targets import into_command
 from nexus.cli._text import escape_json
@@ -24,7 +24,8 @@ from nexus.core.envelope import to_cloudevent
 @click.option("--where", metavar="EXPR", help="Only events for which the filter is true.")
 @click.option("--from", "start", type=click.Choice(("latest", "earliest")), default="latest", show_default=True,
               help="Where a new group begins.")  # fmt: skip
-@click.option("--exec", "program", metavar="COMMAND", help="Run this for each event, with it as JSON on its stdin.")
+@click.option("--exec", "program", type=_values.COMMAND, metavar="COMMAND",
+              help="Run this for each event, with it as JSON on its stdin.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), help="End after so many.")
 @url_option
 def command(
@@ -32,7 +33,7 @@ def command(
     group: str,
     where: str | None,
     start: Literal["latest", "earliest"],
-    program: str | None,
+    program: tuple[str, ...] | None,
     limit: int | None,
     url: str | None,
 ) -> None:
@@ -46,8 +47,15 @@ def command(
     say(f"{handled} events")
 
 
-async def _consume(bus: Nexus, patterns: tuple[str, ...], group: str, where: str | None,
-                   start: Literal["latest", "earliest"], program: str | None, limit: int | None) -> int:  # fmt: skip
+async def _consume(
+    bus: Nexus,
+    patterns: tuple[str, ...],
+    group: str,
+    where: str | None,
+    start: Literal["latest", "earliest"],
+    program: tuple[str, ...] | None,
+    limit: int | None,
+) -> int:
     done = asyncio.Event()
     run = into_command(program) if program is not None else None
     handled = 0
@@ -66,10 +74,7 @@ async def _consume(bus: Nexus, patterns: tuple[str, ...], group: str, where: str
         if limit is not None and handled >= limit:
             done.set()
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(NotImplementedError):
-            loop.add_signal_handler(number, done.set)
+    at_end(done.set)
     async with bus:
         await done.wait()
         bus.consumer(group).interrupt_all("enough")

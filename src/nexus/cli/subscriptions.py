@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
@@ -14,23 +14,16 @@ from nexus import Nexus
 from nexus.cli import _values
 from nexus.cli._exits import say
 from nexus.cli._output import output_option, print_rows
+from nexus.cli._repair import ask
 from nexus.cli._root import group
-from nexus.cli._store import opened, url_option
+from nexus.cli._store import groups_of, opened, url_option
+from nexus.cli._who import who
 from nexus.core.control import Control
 from nexus.core.cursor import decode
-from nexus.runtime.delays import GROUP as DELAYS
 from nexus.spi.backend import PartitionLag
 
 FIELDS = ("group", "state", "where", "patterns", "handler", "parked", "dead", "moving")
 PLACE_FIELDS = ("group", "topic", "partition", "position")
-
-
-def who() -> str:
-    """Return the name of the person at the keyboard, as far as the system knows it."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a user without a name, as in some containers
-        return ""
 
 
 @group("subscriptions")
@@ -51,7 +44,7 @@ def ls(output: str, url: str | None) -> None:
     async def read() -> list[dict[str, object]]:
         async with opened(url) as bus:
             control = await bus.control.read_on()
-            known = {*await bus.backend.groups()} - {DELAYS}
+            known = {*await groups_of(bus)}
             names = sorted(known | control.created.keys())
             return [_row(name, control, await bus.backend.lag(name) if name in known else []) for name in names]
 
@@ -87,7 +80,10 @@ def _do(url: str | None, act: Callable[[Nexus], Awaitable[Any]]) -> Any:
 @click.argument("name")
 @url_option
 def pause(name: str, url: str | None) -> None:
-    """Let nothing of the group NAME start until it is resumed; what runs ends."""
+    """Let nothing of the group NAME start until it is resumed.
+
+    What runs goes on until its end.
+    """
     _do(url, lambda bus: bus.subscriptions.pause(name, who=who()))
     say(f"{name} is paused")
 
@@ -112,12 +108,22 @@ def alter(name: str, where: str | None, no_where: bool, url: str | None) -> None
     It holds from the next event on that each partition's owner fetches.
     """
     if (where is None) is not no_where:
-        raise click.UsageError("give --where or --no-where")
+        raise click.UsageError("give either --where or --no-where")
     _do(url, lambda bus: bus.subscriptions.alter(name, where=where, who=who()))
     say(f"{name} is filtered" if where else f"{name} is not filtered any more")
 
 
-@command.command("seek")
+class _Seek(click.Command):
+    """Takes -10m as the place that it is, and not as options."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" not in args:
+            back = [word for word in args if re.match(r"-[0-9]", word)]
+            args = [word for word in args if word not in back] + (["--", *back] if back else [])
+        return super().parse_args(ctx, args)
+
+
+@command.command("seek", cls=_Seek)
 @click.argument("name")
 @click.argument("place")
 @click.option("--topic", help="Only in this topic.")
@@ -126,15 +132,13 @@ def alter(name: str, where: str | None, no_where: bool, url: str | None) -> None
 @output_option("table", "json", "yaml")
 @url_option
 def seek(name: str, place: str, topic: str | None, drop_parked: bool, yes: bool, output: str, url: str | None) -> None:
-    """Have the group NAME go on at PLACE: earliest, latest, -10m, a time, or TOPIC[PARTITION]@POSITION.
+    """Have the group NAME go on at another PLACE.
 
-    Going back, events are handled again. Going forward, what lies between is skipped, but for
-    what is parked.
+    It is earliest, latest, -10m, a time (RFC 3339), or TOPIC[PARTITION]@POSITION. Going back, events
+    are handled again. Going forward, what lies between is skipped, but for what is parked.
     """
     to = _to(place)
-    if not yes and not click.confirm(f"Send {name} to {place}?", err=True):
-        say("nothing was done")
-        click.get_current_context().exit(1)
+    ask(f"Send {name} to {place}?", yes)
     places = _do(url, lambda bus: bus.subscriptions.seek(name, to, topic=topic, drop_parked=drop_parked, who=who()))
     rows = [
         {"group": name, "topic": of, "partition": partition, "position": position}
@@ -142,7 +146,7 @@ def seek(name: str, place: str, topic: str | None, drop_parked: bool, yes: bool,
         for partition, position in positions.items()
     ]
     print_rows(rows, PLACE_FIELDS, output)
-    say(f"{len(rows)} partitions are moved by the members that own them; see `nexus subscriptions ls`")
+    say(f"{name} goes on there as soon as a member owns the partition; see `nexus subscriptions ls`")
 
 
 def _to(place: str) -> Any:
@@ -181,7 +185,10 @@ def create(
     start: Literal["latest", "earliest"],
     url: str | None,
 ) -> None:
-    """Create the group NAME for events whose type matches a PATTERN; programs with the handler run it."""
+    """Create the group NAME for events that match a PATTERN.
+
+    Programs that registered the handler run it.
+    """
 
     async def act(bus: Nexus) -> None:
         await bus.subscriptions.create(name, *patterns, handler=handler, where=where, start=start, who=who())
@@ -194,6 +201,9 @@ def create(
 @click.argument("name")
 @url_option
 def remove(name: str, url: str | None) -> None:
-    """Have nobody consume the group NAME any more; only one that was created. Its cursors stay."""
+    """Have nobody consume the group NAME any more.
+
+    Only one that was created can be removed. Its cursors stay: created again, it goes on.
+    """
     _do(url, lambda bus: bus.subscriptions.remove(name, who=who()))
     say(f"{name} was removed")

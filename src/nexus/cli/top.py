@@ -14,11 +14,9 @@ from nexus import Nexus
 from nexus.cli import _values
 from nexus.cli._output import output_option, to_json
 from nexus.cli._root import command as make_command
-from nexus.cli._store import find, opened, shown, topics_of, url_option
-from nexus.core.control import replay_group
+from nexus.cli._store import find, groups_of, opened, shown, topics_of, url_option
 from nexus.core.cursor import decode
 from nexus.errors import Unavailable
-from nexus.runtime.delays import GROUP as DELAYS
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -87,10 +85,7 @@ async def look(bus: Nexus) -> Look:
                          "size_bytes": info.size_bytes}  # fmt: skip
     lows: dict[str, int] = {}
     groups: dict[str, dict[str, Any]] = {}
-    over = {replay_group(id) for id in control.replays if control.outcome(id) is not None}
-    for group in await backend.groups():
-        if group in over or group == DELAYS:
-            continue
+    for group in await groups_of(bus):
         lags = await backend.lag(group)
         states = [decode(lag.low, lag.state) for lag in lags]
         lows[group] = sum(lag.low for lag in lags)

@@ -25,7 +25,14 @@ FIELDS = ("id", "causationid", "depth", "type", "key", "topic", "partition", "po
 
 @make_command("trace")
 @click.argument("id")
-@click.option("--from", "begin", metavar="PLACE", default="earliest", show_default=True, help="Where to begin to look.")
+@click.option(
+    "--from",
+    "begin",
+    metavar="PLACE",
+    default="earliest",
+    show_default=True,
+    help="Where to begin to look: earliest, -1h or a time (RFC 3339).",
+)
 @output_option("table", "json", "yaml")
 @url_option
 def command(id: str, begin: str, output: str, url: str | None) -> None:
@@ -39,6 +46,8 @@ def command(id: str, begin: str, output: str, url: str | None) -> None:
         place = _values.place(begin, time.time())
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--from") from None
+    if isinstance(place, str) and place.startswith("@"):
+        raise click.BadParameter("give a time, or earliest", param_hint="--from")
     seen, letters = asyncio.run(_read(url, id, place))
     if not seen:
         raise NotFound(f"no event with the id or correlation id {id!r} is stored", hint="it may have been trimmed")

@@ -117,6 +117,7 @@ class LogBackend:
             async with asyncio.timeout(CLOSE_S):
                 await asyncio.gather(*(group.leave(list(group.members.values())) for group in self._groups.values()))
         await asyncio.gather(*(group.stop() for group in self._groups.values()))
+        self._groups.clear()
         await self._log.close()
 
     def _check_open(self) -> None:
@@ -391,12 +392,16 @@ class LogBackend:
             unwatch()
             self._members.pop(member, None)
 
-        made = LogMember(member, joined, self._clock, wake, self._fetch, self._rejoin, stopped)
-        self._members[made] = joined, wanted, start
+        async def left() -> None:
+            await self._let_go(joined)
+
+        made = LogMember(member, joined, self._clock, wake, self._fetch, self._rejoin, stopped, left)
+        self._members[made] = joined, wanted, start  # nothing was awaited since the group was found, so it is kept
         try:
             await joined.join(made, infos, start)
         except BaseException:
             made.drop()
+            await self._let_go(joined)
             raise
         return made
 
@@ -408,6 +413,12 @@ class LogBackend:
                 await group.open()
                 self._groups[name] = group
             return group
+
+    async def _let_go(self, group: Group) -> None:
+        """Follow a group no more once no member of this process is in it, nor waits to be again."""
+        if self._groups.get(group.name) is group and all(of is not group for of, _, _ in self._members.values()):
+            del self._groups[group.name]
+            await group.stop()
 
     def _rejoin(self, member: LogMember) -> None:
         if self._open and member in self._members:

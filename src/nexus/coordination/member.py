@@ -32,8 +32,12 @@ class LogMember:
         read: Callable[[Sequence[Want], int], Awaitable[list[Slice]]],
         rejoin: Callable[[LogMember], None],
         stopped: Callable[[LogMember], None],
+        left: Callable[[], Awaitable[None]],
     ) -> None:
-        """``rejoin`` is called when its lease has ended, to make it a member again; ``stopped`` when it has left."""
+        """``rejoin`` is called when its lease has ended, to make it a member again.
+
+        ``stopped`` is called when it stops, and ``left`` after it has told the group, or could not.
+        """
         self.name = name
         self.id = ""
         self.joined = False
@@ -44,6 +48,7 @@ class LogMember:
         self._read = read
         self._rejoin = rejoin
         self._stopped = stopped
+        self._on_left = left
         self._changes: list[Change] = []
         self._view: dict[Place, tuple[int, bool]] = {}
         self._until = 0.0
@@ -157,4 +162,7 @@ class LogMember:
         if self._left:
             return
         self.drop()
-        await self._group.leave([self])
+        try:
+            await self._group.leave([self])
+        finally:
+            await self._on_left()
