@@ -221,8 +221,9 @@ def test_lines_are_published_as_they_come(start: Callable[..., subprocess.Popen[
         process.stdin.flush()
         assert json.loads(process.stdout.readline())["id"] == number
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130, "Ctrl-C and not the end of its input, which stays open"
+    code = process.wait(30)  # by Ctrl-C and not the end of its input, which stays open
     _, talk = process.communicate(timeout=30)
+    assert code == 130, talk
     assert "published 2" in talk
     assert "Traceback" not in talk
 

@@ -20,6 +20,7 @@ from nexus.cli._output import output_option, print_one, to_json
 from nexus.cli._progress import Progress
 from nexus.cli._root import command as make_command
 from nexus.cli._store import find, url_option
+from nexus.cli._turns import Turns
 from nexus.event import JSON
 
 DEFAULT_BATCH = 500
@@ -134,14 +135,14 @@ def _publish_lines(bus: Nexus, lines: IO[bytes], batch: int, rate: float | None,
     count = _Count()
     # Reading blocks; between two reads nothing has to run on the loop, so it is entered for each batch only. That way
     # Ctrl-C ends a wait for stdin at once.
-    with asyncio.Runner() as runner, Progress("published", _size(lines)) as progress:
-        runner.run(bus.start(consume=False))
+    with Turns() as turns, Progress("published", _size(lines)) as progress:
+        turns.run(bus.start(consume=False))
         try:
             reader = LineReader(lines, lambda type, data, **more: bus.event(type, data, **more))
             for numbered in reader.batches(_batch_of(batch, rate)):
-                runner.run(_publish_batch(bus, numbered, count, output))
+                turns.run(_publish_batch(bus, numbered, count, output))
                 progress.update(count.published, reader.bytes)
-                _keep_to(rate, count, runner)
+                _keep_to(rate, count, turns)
             if reader.error is not None:
                 raise reader.error
         except NexusError:
@@ -151,7 +152,7 @@ def _publish_lines(bus: Nexus, lines: IO[bytes], batch: int, rate: float | None,
             say(f"published {count.published}, {count.duplicates} of them duplicates")
             raise
         finally:
-            runner.run(bus.close())
+            turns.run(bus.close())
     if output == "json":
         say(" ".join(f"{name}={value}" for name, value in count.as_row().items()))
     else:
@@ -200,11 +201,11 @@ def _batch_of(batch: int, rate: float | None) -> int:
     return batch if rate is None else max(1, min(batch, int(rate / 10)))
 
 
-def _keep_to(rate: float | None, count: _Count, runner: asyncio.Runner) -> None:
+def _keep_to(rate: float | None, count: _Count, turns: Turns) -> None:
     if rate is not None:
         ahead_s = count.published / rate - (time.monotonic() - count.started)
         if ahead_s > 0:
-            runner.run(asyncio.sleep(ahead_s))
+            turns.run(asyncio.sleep(ahead_s))
 
 
 def _size(lines: IO[bytes]) -> int | None:
