@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -17,8 +18,9 @@ from confluent_kafka.admin import (
 from tests.backends.kafka.kafka_help import append, bootstrap, event, make, new_url, opened, read_all
 
 from nexus.backends.kafka import KafkaLog
+from nexus.backends.kafka.asker import Asker
 from nexus.backends.kafka.topics import config_of, durability_of
-from nexus.errors import SettingsError
+from nexus.errors import SettingsError, UnknownTopic
 from nexus.spi.backend import TopicSpec
 
 NEVER = "9223372036854775807"
@@ -41,6 +43,25 @@ def alter(log: KafkaLog, topic: str, **changes: str) -> None:
     admin = AdminClient({"bootstrap.servers": bootstrap()})
     (answer,) = admin.incremental_alter_configs([resource]).values()
     answer.result(10)
+
+
+async def test_a_broker_that_does_not_know_a_new_topic_yet_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened() as log:
+        topic = await make(log)
+        asked: list[str] = []
+        look = Asker.topic
+
+        def lagging(self: Asker, name: str) -> Any:
+            asked.append(name)
+            if len(asked) < 3:
+                raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
+            return look(self, name)
+
+        monkeypatch.setattr(Asker, "topic", lagging)
+        assert (await log.describe(topic)).end == (0,)
+        assert len(asked) == 3
+        with pytest.raises(UnknownTopic):
+            await log.describe("never-made")
 
 
 async def test_a_topic_is_made_with_what_our_promises_need() -> None:

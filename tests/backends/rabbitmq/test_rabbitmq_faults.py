@@ -120,6 +120,8 @@ async def test_without_the_broker_calls_end_in_time_and_say_what_is_known(broker
 async def test_calls_wait_for_a_broker_that_comes_back_in_time(broker: brokers.Broker) -> None:
     async with opened(store_url(broker.url, timeout_s=120)) as log:  # a slow machine takes long to start it
         await log.create(TopicSpec("t", 1))
+        # A node that is killed before it has noted down that it coordinates streams does so never again.
+        await until(lambda: rabbitmq_registered(broker.nodes[0], "coordination", b"rabbit_stream_coordinator"))
         await log.append("t", [(0, event("1"))], dedup=False)
         await asyncio.to_thread(broker.kill, 0)
         await until(lambda: log._outlets.ready(log._streams["t"][0]) is None)

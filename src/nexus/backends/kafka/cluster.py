@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ClusterMetadata, TopicMetadata
 
 from nexus.backends.kafka.asker import EARLIEST, LATEST, TRY_S, Asker
-from nexus.backends.kafka.failures import error_of, is_strange, of_question
+from nexus.backends.kafka.failures import UNKNOWN_TOPIC, error_of, is_strange, of_question
 from nexus.backends.kafka.names import to_kafka
 from nexus.backends.kafka.settings import Settings
 from nexus.errors import Closed, SettingsError, Unavailable, UnknownTopic
@@ -29,6 +29,8 @@ AGAIN_S = 0.1
 A = TypeVar("A")
 __all__ = ["AGAIN_S", "TRY_S", "Cluster", "Partition"]
 
+LAG_S = 5.0
+"""How long a broker may not know yet of a topic that another one knows."""
 Partition = tuple[str, int]
 """A partition, by the name that Nexus gives its topic."""
 
@@ -164,9 +166,23 @@ class Cluster:
         return len(found.partitions)
 
     async def metadata(self, topic: str) -> TopicMetadata:
-        """What the brokers say of a topic; each of its partitions has a leader. Raises `UnknownTopic`."""
+        """What the brokers say of a topic; each of its partitions has a leader. Raises `UnknownTopic`.
+
+        Of one that was known a moment ago it is believed only after a while: brokers learn of a new topic one after the
+        other.
+        """
         name = self.kafka_name(topic)
-        return await self.ask(f"topic {topic!r}", lambda: self.run(lambda: self.asker().topic(name)))
+        doubted_until = self.loop.time() + LAG_S if topic in self._partitions else 0.0
+
+        async def look() -> TopicMetadata:
+            try:
+                return await self.run(lambda: self.asker().topic(name))
+            except KafkaException as exception:
+                if error_of(exception).code() in UNKNOWN_TOPIC and self.loop.time() < doubted_until:
+                    raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE)) from exception
+                raise
+
+        return await self.ask(f"topic {topic!r}", look)
 
     async def overview(self) -> ClusterMetadata:
         """What the brokers say of themselves and of all topics."""
