@@ -309,6 +309,8 @@ class Nexus:
 
     async def _consume(self, group: Group, replay: Replay | None = None, *, alone: bool = False) -> Consumer:
         """Begin to consume. ``alone``: only if no member wants other events."""
+        if group.name in self._consumers:  # two would be one member, and take each other's partitions
+            raise HandlerError(f"group {group.name} is consumed by this bus already")
         consumer = Consumer(
             group,
             self.backend,
@@ -570,8 +572,6 @@ class Nexus:
         own.add(
             Subscription(patterns, Binding(hand_over), compile_filter(where) if where else None, Retry(), None, 1, None)
         )
-        if group in self._consumers:
-            raise HandlerError(f"group {group} is consumed by this bus already")
         consumer = await self._consume(own, alone=True)
         try:
             while True:

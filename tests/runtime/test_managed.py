@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nexus import Closed, Event, Nexus, NexusError, Selection
+from nexus import Closed, Event, HandlerError, Nexus, NexusError, Selection
 from nexus.core.control import Create
 from nexus.core.filter import compile_filter
 from nexus.runtime import managed
@@ -69,6 +70,53 @@ async def test_a_bus_keeps_to_the_groups_and_the_backend_that_it_was_told_to_use
             bus.use_groups(["other"])
     assert (tmp_path / "mine.db").exists()
     assert got.empty()
+
+
+async def test_a_group_that_was_created_and_that_code_names_is_as_the_code_says_everywhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"sqlite:///{tmp_path}/both.db"
+    got: list[tuple[str, int]] = []
+    bus, other = Nexus(url), Nexus(url)
+
+    @bus.on("a.*", group="billing", start="earliest")
+    async def code(event: Event[Any]) -> None:
+        got.append(("code", event.data))
+
+    async def write(event: Event[Any]) -> None:
+        got.append(("created", event.data))
+
+    bus.handler("write")(write)
+    other.handler("write")(write)
+    async with other, asyncio.timeout(20):
+        await other.subscriptions.create("billing", "x.*", handler="write")
+        await until(lambda: "billing" in other._consumers)
+        with caplog.at_level(logging.WARNING, "nexus.control"):
+            async with bus:
+                own = bus.consumer("billing")
+                await until(lambda: "billing" not in other._consumers)
+                for number in range(6):
+                    await other.publish("a.x", number, key=f"k{number}")
+                await until(lambda: len(got) == 6)
+                assert bus.consumer("billing") is own
+        assert caplog.text.count("code names it") == 1
+    assert sorted(got) == [("code", number) for number in range(6)]
+
+
+async def test_a_group_is_consumed_once_by_a_bus() -> None:
+    bus = Nexus("memory://")
+    bus.on("a.*", group="g")(_nothing)
+    async with bus:
+        own = bus.consumer("g")
+        with pytest.raises(HandlerError, match="already"):
+            await anext(bus.subscribe("a.*", group="g"))
+        assert bus.consumer("g") is own
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
 
 
 async def _nothing(event: Event[Any]) -> None: ...

@@ -12,7 +12,7 @@ from functools import partial
 
 import msgspec
 
-from nexus.core.control import Create, EndReplay, Replay, replay_group
+from nexus.core.control import Create, EndReplay, Remove, Replay, replay_group
 from nexus.core.cursor import decode
 from nexus.errors import BackendError, NexusError, UnknownOutcome
 from nexus.runtime.bounds import ends_of
@@ -54,6 +54,7 @@ class Managed:
         self._running: dict[str, Consumer] = {}
         self._created: dict[str, Group] = {}
         self._refused: set[str] = set()
+        self._complaints: dict[str, str] = {}
         self._news = asyncio.Event()
         self._ignore: Callable[[], None] = lambda: None
         self._task: asyncio.Task[None] | None = None
@@ -77,37 +78,51 @@ class Managed:
         while True:
             await self._news.wait()
             self._news.clear()
-            done = [await self._tried(step) for step in self._steps()]
+            done = [await self._tried(name, step) for name, step in self._steps()]
             if not all(done):
                 await asyncio.sleep(_RETRY_S)
                 self._news.set()
 
-    async def _tried(self, step: Callable[[], Awaitable[None]]) -> bool:
+    async def _tried(self, name: str, step: Callable[[], Awaitable[None]]) -> bool:
         """Take a step; whatever one group meets, the others go on."""
         try:
             await step()
         except Exception as error:
             told = not isinstance(error, NexusError)
-            log.warning("what the control topic asks for cannot be done: %s", error, exc_info=told)
+            self._warn(name, f"what the control topic asks for cannot be done: {error}", trace=told)
             return False
+        self._complaints.pop(name, None)
         return True
 
-    def _steps(self) -> list[Callable[[], Awaitable[None]]]:
+    def _warn(self, name: str, text: str, *, trace: bool = False) -> None:
+        """Say once what is wrong with a group, however often it is tried."""
+        if self._complaints.get(name) != text:
+            self._complaints[name] = text
+            log.warning("%s", text, exc_info=trace)
+
+    def _steps(self) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
         """What is to be done for the consumers to be as the control topic says."""
         state = self._control.state
         replays = {replay_group(id): replay for id, replay in state.replays.items() if state.outcome(id) is None}
-        self._refused &= state.created.keys()
-        steps: list[Callable[[], Awaitable[None]]] = [self._delays] if state.delays else []
-        gone = [name for name in self._running if name not in state.created and name not in replays]
-        steps += [partial(self._end, name) for name in gone]
-        new = [wish for name, wish in state.created.items() if name not in self._running and name not in self._refused]
-        steps += [partial(self._begin_created, wish) for wish in new]
+        created = {name: wish for name, wish in state.created.items() if name not in self._groups}
+        self._refused &= created.keys()
+        steps: list[tuple[str, Callable[[], Awaitable[None]]]] = [("", self._delays)] if state.delays else []
+        steps += [(name, partial(self._overrule, name)) for name in state.created.keys() & self._groups.keys()]
+        gone = [name for name in self._running if name not in created and name not in replays]
+        steps += [(name, partial(self._end, name)) for name in gone]
+        new = [wish for name, wish in created.items() if name not in self._running and name not in self._refused]
+        steps += [(wish.group, partial(self._begin_created, wish)) for wish in new]
         steps += [
-            partial(self._begin_replay, name, replay)
+            (name, partial(self._begin_replay, name, replay))
             for name, replay in replays.items()
-            if name not in self._running and (replay.group in self._groups or replay.group in state.created)
+            if name not in self._running and (replay.group in self._groups or replay.group in created)
         ]
         return steps
+
+    async def _overrule(self, name: str) -> None:
+        """What code names is as the code says, in every process: others would share its events and pass over them."""
+        self._warn(name, f"group {name} was created, and code names it: it is as the code says from now on")
+        await self._control.write(Remove(name, "code"))
 
     async def _begin_created(self, wish: Create) -> None:
         group = self._make(wish)
