@@ -604,7 +604,7 @@ class Nexus:
         """What failed for good, to be looked at, edited, requeued or discarded."""
         if self._dead_letters is None:
             self._dead_letters = DeadLetters(
-                self.backend, self.clock, self.new_id, self.settings.source, self.settings.schemas
+                self.backend, self.clock, self.new_id, self.settings.source, self.control, self.settings.schemas
             )
         return self._dead_letters
 

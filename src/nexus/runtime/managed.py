@@ -107,7 +107,8 @@ class Managed:
         created = {name: wish for name, wish in state.created.items() if name not in self._groups}
         self._refused &= created.keys()
         steps: list[tuple[str, Callable[[], Awaitable[None]]]] = [("", self._delays)] if state.delays else []
-        steps += [(name, partial(self._overrule, name)) for name in state.created.keys() & self._groups.keys()]
+        overruled = self._groups.keys() & (state.created.keys() | state.removed)
+        steps += [(name, partial(self._overrule, name)) for name in sorted(overruled)]
         gone = [name for name in self._running if name not in created and name not in replays]
         steps += [(name, partial(self._end, name)) for name in gone]
         new = [wish for name, wish in created.items() if name not in self._running and name not in self._refused]
@@ -121,8 +122,9 @@ class Managed:
 
     async def _overrule(self, name: str) -> None:
         """What code names is as the code says, in every process: others would share its events and pass over them."""
-        self._warn(name, f"group {name} was created, and code names it: it is as the code says from now on")
-        await self._control.write(Remove(name, "code"))
+        if name in self._control.state.created:
+            self._warn(name, f"group {name} was created, and code names it: it is as the code says from now on")
+        await self._control.write(Remove(name, "code", to_code=True))
 
     async def _begin_created(self, wish: Create) -> None:
         group = self._make(wish)
@@ -156,20 +158,25 @@ class Managed:
             await consumer.settled.wait()
             consumer.settled.clear()
             try:
-                if consumer.finished and await is_done(self._backend, replay):
-                    await self._control.write(EndReplay(replay.id, "done"))
-                    return
+                if consumer.finished:
+                    await end_if_done(self._backend, self._control, replay)
             except (BackendError, UnknownOutcome) as error:
                 log.warning("replay %s: %s", replay.id, error)
                 await asyncio.sleep(_RETRY_S)
                 consumer.settled.set()  # look again: there may be nothing left to settle
 
 
-async def is_done(backend: Backend, replay: Replay) -> bool:
-    """Tell whether all partitions of a replay are through, whoever owns them; dead letters do not count."""
+async def end_if_done(backend: Backend, control: ControlTopic, replay: Replay, who: str = "") -> None:
+    """Say in the control topic that a replay is done, if all its partitions are through, whoever owns them.
+
+    Dead letters do not count. One that was requeued does: its owner has read of it once it has taken over again.
+    """
+    seen = control.state.reopened(replay.id)
     ends = ends_of(replay)
     for lag in await backend.lag(replay_group(replay.id)):
-        end = ends.pop((lag.topic, lag.partition), 0)
-        if lag.low < end or decode(lag.low, lag.state).parked:
-            return False
-    return not ends
+        end = ends.pop((lag.topic, lag.partition), None)
+        state = decode(lag.low, lag.state)
+        if state.parked or (end is not None and (lag.low < end or state.reset < seen)):
+            return
+    if not ends:
+        await control.write(EndReplay(replay.id, "done", who, seen))

@@ -23,7 +23,7 @@ from nexus.errors import NexusError, SettingsError, UnknownGroup
 from nexus.runtime.binding import Binding
 from nexus.runtime.bounds import ends_of
 from nexus.runtime.control import ControlTopic
-from nexus.runtime.managed import Consume, is_done
+from nexus.runtime.managed import Consume, end_if_done
 from nexus.runtime.reading import At, Seen, merged, starts
 from nexus.runtime.subscription import Group, Subscription
 from nexus.spi.backend import Backend
@@ -200,9 +200,10 @@ class Replays:
         ignore = self._control.listen(ended.set)
         try:
             while state.outcome(id) is None:
-                if consumer.finished and await is_done(self._backend, replay):
-                    await self._control.write(EndReplay(id, "done", who))
-                    break
+                if consumer.finished:
+                    await end_if_done(self._backend, self._control, replay, who)
+                    if state.outcome(id) is not None:
+                        break
                 waiting = [asyncio.ensure_future(consumer.settled.wait()), asyncio.ensure_future(ended.wait())]
                 failed = consumer.failed
                 watched: list[asyncio.Future[Any]] = [*waiting, *([failed] if failed is not None else [])]

@@ -1,0 +1,141 @@
+"""Replays that were over, that cannot begin, and that somebody waits for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nexus import Context, Event, Nexus, Retry, Selection
+from nexus.core.control import EndReplay, Reopen
+from nexus.errors import UnknownGroup
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+class Failing:
+    """A bus with a group whose handler fails in replays while ``bad``."""
+
+    def __init__(self, url: str, *, on_dead: Any = "skip") -> None:
+        self.bad = True
+        self.got: list[tuple[str | None, int]] = []
+        self.bus = Nexus(url, settings={"settle_interval": "5ms"})
+        self.bus.on("a.*", group="g", start="earliest", retry=Retry(1), on_dead=on_dead)(self.handle)
+
+    async def handle(self, event: Event[int], context: Context) -> None:
+        if context.replay and self.bad:
+            raise ValueError("no")
+        self.got.append((context.replay, event.data))
+
+    async def publish(self, count: int) -> None:
+        for number in range(count):
+            await self.bus.publish("a.x", number, key=f"k{number}")
+        await until(lambda: len(self.got) == count)
+        self.got.clear()
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+async def test_a_dead_letter_of_a_replay_that_is_over_is_handled_when_it_is_requeued(
+    store: str, tmp_path: Path
+) -> None:
+    failing = Failing("memory://" if store == "memory" else f"sqlite:///{tmp_path}/replays.db")
+    bus = failing.bus
+    async with bus, asyncio.timeout(30):
+        await failing.publish(9)
+        id = await bus.replays.start(Selection(), group="g")
+        assert (await bus.replays.wait(id)).dead == 9
+        await until(lambda: f"replay-{id}" not in bus._consumers)
+        failing.bad = False
+        letters = await bus.dead_letters.all()
+        assert await bus.dead_letters.requeue(letters[0])
+        assert await bus.dead_letters.requeue_many(letters) == [False] + [True] * 8
+        info = await bus.replays.wait(id)
+        assert sorted(failing.got) == [(id, number) for number in range(9)], "each once, and marked"
+        assert (info.state, info.dead, info.parked) == ("done", 0, 0)
+        assert not await bus.dead_letters.requeue(letters[0])
+        assert (await bus.replays.wait(id)).state == "done", "also if there was nothing to requeue"
+    assert len(failing.got) == 9
+
+
+async def test_what_dies_again_in_a_replay_that_was_opened_again_is_a_dead_letter_again() -> None:
+    failing = Failing("memory://", on_dead="block_key")
+    bus = failing.bus
+    async with bus, asyncio.timeout(30):
+        await failing.publish(3)
+        id = await bus.replays.start(Selection(), group="g")
+        await bus.replays.wait(id)
+        letter = await bus.dead_letters.first(f"replay-{id}")
+        assert await bus.dead_letters.requeue(letter)
+        assert (await bus.replays.wait(id)).dead == 3
+        assert [one.round for one in await bus.dead_letters.all() if one.id == letter.id] == [2]
+
+
+async def test_of_a_replay_that_was_cancelled_only_what_is_requeued_is_handled() -> None:
+    failing = Failing("memory://")
+    bus = failing.bus
+    async with bus, asyncio.timeout(30):
+        await failing.publish(40)
+        id = await bus.replays.start(Selection(), group="g", rate=5.0)
+        await until(lambda: (consumer := bus._consumers.get(f"replay-{id}")) and consumer.owned)
+        letter = await bus.dead_letters.first(f"replay-{id}")
+        await bus.replays.cancel(id)
+        await until(lambda: f"replay-{id}" not in bus._consumers)
+        failing.bad = False
+        assert await bus.dead_letters.requeue(letter)
+        assert (await bus.replays.wait(id)).state == "cancelled"
+        assert failing.got == [(id, letter.event.data)]
+
+
+async def test_a_letter_that_is_requeued_at_the_moment_of_the_end_is_handled(monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = Failing("memory://")
+    bus = failing.bus
+    async with bus, asyncio.timeout(30):
+        await failing.publish(3)
+        id = await bus.replays.start(Selection(), group="g")
+        await bus.replays.wait(id)
+        failing.bad = False
+        command = bus.dead_letters._command
+
+        async def ended_in_between(wanted: Any) -> list[bool]:
+            """End it as a process does that has read of no command."""
+            await bus.control.write(EndReplay(id, "done", seen=bus.control.state.reopened(id)))
+            await until(lambda: f"replay-{id}" not in bus._consumers)
+            return await command(wanted)
+
+        monkeypatch.setattr(bus.dead_letters, "_command", ended_in_between)
+        assert await bus.dead_letters.requeue_many(await bus.dead_letters.all()) == [True] * 3
+        await bus.replays.wait(id)
+        assert len(failing.got) == 3
+
+
+async def test_a_dead_letter_that_nobody_would_handle_is_not_requeued() -> None:
+    bus = Nexus("memory://")
+    bad = True
+
+    @bus.handler("write")
+    async def write(event: Event[Any]) -> None:
+        if bad:
+            raise ValueError("no")
+
+    async with bus, asyncio.timeout(30):
+        await bus.publish("a.x", 1, key="k")
+        await bus.replays.into(write, Selection(), id="mine", retry=Retry(1))
+        await bus.subscriptions.create("audit", "b.*", handler="write")
+        await until(lambda: "audit" in bus._consumers)
+        letters = await bus.dead_letters.all()
+        before = bus.control.state.next
+        for refused in (bus.dead_letters.requeue(letters[0]), bus.dead_letters.requeue_many(letters)):
+            with pytest.raises(UnknownGroup, match="a function"):
+                await refused
+        assert bus.control.state.next == before
+        assert await bus.dead_letters.all() == letters
+        bad = False
+        await bus.control.write(Reopen("mine"))
+        assert (await bus.replays.into(write, id="mine")).state == "done", "an open one goes on in a function too"
