@@ -366,7 +366,9 @@ class Nexus:
         if self._delay_owner is not None:
             await self._delay_owner.close()
         try:
-            ended = await asyncio.gather(*(c.close() for c in self._consumers.values()), return_exceptions=True)
+            ending = dict(self._managed.ending)
+            consumers = [consumer.close() for name, consumer in self._consumers.items() if name not in ending]
+            ended = await asyncio.gather(*consumers, *ending.values(), return_exceptions=True)
         finally:
             self._state = "closed"
             await self.control.close()
@@ -380,7 +382,7 @@ class Nexus:
     async def kill(self) -> None:
         """Stop as a crash would: nothing is drained, settled or given back. For tests of what survives."""
         self._state = "closed"
-        await self._managed.close()
+        await self._managed.kill()
         if self._delay_owner is not None:
             await self._delay_owner.kill()
         for consumer in self._consumers.values():
