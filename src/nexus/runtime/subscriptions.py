@@ -6,6 +6,7 @@ group that nobody runs finds it when it is started.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -61,7 +62,8 @@ class Subscriptions:
 
         Going back, events are handled again, and what is parked from there on is forgotten with its dead letters.
         Going forward, what lies between is skipped, but for what is parked: that stays owed, unless ``drop_parked``;
-        dead letters below stay in any case. Raises `UnknownGroup`, `UnknownTopic`, `SettingsError`.
+        dead letters below stay in any case. Raises `UnknownGroup`, `UnknownTopic`, and `SettingsError` for a place that
+        the topic does not have: above its end lies what is not published yet, and nothing may skip that.
         """
         places = await self._places(group, to, topic)
         await self._control.write(Seek(group, places, drop_parked, who))
@@ -76,10 +78,15 @@ class Subscriptions:
             raise UnknownTopic(f"group {group!r} does not consume a topic {topic!r}")
         if isinstance(to, Mapping):
             for name, positions in to.items():
+                end = (await self._backend.describe(name)).end if name in own else ()
                 for partition, position in positions.items():
-                    if partition not in own.get(name, ()) or position < 0:
-                        raise SettingsError(f"group {group!r} cannot be sent to {name}[{partition}]@{position}")
+                    known = partition in own.get(name, ())
+                    if not known or not isinstance(position, int) or not 0 <= position <= end[partition]:
+                        hint = f"it is at most {end[partition]}: one above the last event" if known else None
+                        raise SettingsError(f"group {group!r} cannot be sent to {name}[{partition}]@{position}", hint=hint)
             return {name: dict(positions) for name, positions in to.items()}
+        if to not in ("earliest", "latest") and not (isinstance(to, int | float) and math.isfinite(to)):
+            raise SettingsError(f"{to!r} is no place", hint="earliest, latest, seconds since 1970, or positions")
         places: dict[str, dict[int, int]] = {}
         for name, partitions in own.items():
             info = await self._backend.describe(name)

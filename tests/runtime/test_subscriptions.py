@@ -1,0 +1,46 @@
+"""Groups that are changed while they run: what is refused before anything is written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nexus import Event, HandlerError, Nexus, SettingsError
+from nexus.errors import UnknownGroup
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+async def test_no_group_is_sent_above_the_end_of_a_topic(store: str, tmp_path: Path) -> None:
+    bus = Nexus("memory://" if store == "memory" else f"sqlite:///{tmp_path}/seek.db")
+    got: list[int] = []
+
+    @bus.on("a.*", group="g", start="earliest")
+    async def handle(event: Event[int]) -> None:
+        got.append(event.data)
+
+    async with bus, asyncio.timeout(30):
+        receipt = await bus.publish("a.x", 0, key="k")
+        end = (await bus.backend.describe("events")).end[receipt.partition]
+        before = (await bus.control.read_on()).next
+        wrong: Any
+        for wrong in (end + 1, -1, 10_000, 0.5):
+            with pytest.raises(SettingsError, match="cannot be sent"):
+                await bus.subscriptions.seek("g", {"events": {receipt.partition: wrong}})
+        for wrong in ("tomorrow", float("nan"), float("inf"), None):
+            with pytest.raises(SettingsError, match="no place"):
+                await bus.subscriptions.seek("g", wrong)
+        assert (await bus.control.read_on()).next == before
+        await until(lambda: got == [0])
+        await bus.subscriptions.seek("g", {"events": {receipt.partition: end}})
+        await bus.publish("a.x", 1, key="k")
+        await until(lambda: got == [0, 1])
