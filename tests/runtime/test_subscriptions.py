@@ -44,3 +44,21 @@ async def test_no_group_is_sent_above_the_end_of_a_topic(store: str, tmp_path: P
         await bus.subscriptions.seek("g", {"events": {receipt.partition: end}})
         await bus.publish("a.x", 1, key="k")
         await until(lambda: got == [0, 1])
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "bad name/x", "-a", "a" * 101, "replay-x", "nexus-delays"])
+async def test_what_no_group_can_be_named_is_not_created(name: str) -> None:
+    async with Nexus("memory://") as bus:
+        with pytest.raises(HandlerError, match="group name"):
+            await bus.subscriptions.create(name, "a.*", handler="write")
+        assert (await bus.control.read_on()).created == {}
+
+
+async def test_a_group_that_wants_nothing_or_begins_nowhere_is_not_created() -> None:
+    async with Nexus("memory://") as bus:
+        with pytest.raises(HandlerError, match="no event type"):
+            await bus.subscriptions.create("audit", handler="write")
+        newest: Any = "newest"
+        with pytest.raises(HandlerError, match="start"):
+            await bus.subscriptions.create("audit", "a.*", handler="write", start=newest)
+        assert (await bus.control.read_on()).created == {}

@@ -13,8 +13,9 @@ from typing import Literal
 from nexus.core.control import Alter, Create, Pause, Remove, Resume, Seek
 from nexus.core.filter import compile_filter
 from nexus.core.pattern import validate_pattern
-from nexus.errors import SettingsError, UnknownGroup, UnknownTopic
+from nexus.errors import HandlerError, SettingsError, UnknownGroup, UnknownTopic
 from nexus.runtime.control import ControlTopic
+from nexus.runtime.registering import checked_new_group
 from nexus.spi.backend import Backend
 
 Places = Literal["earliest", "latest"] | float | Mapping[str, Mapping[int, int]]
@@ -112,10 +113,15 @@ class Subscriptions:
         """Make a group that no code names: every process that registered the handler (`Nexus.handler`) consumes it.
 
         One that was removed goes on where it was; ``start`` is for one that is new. Raises `SettingsError` if there is
-        such a group, `FilterError`, `HandlerError`.
+        such a group, `FilterError`, `HandlerError` for a name that no group can have, and where no pattern is given.
         """
+        checked_new_group(group)
         for pattern in patterns:
             validate_pattern(pattern)
+        if not patterns:
+            raise HandlerError("no event type was given", hint='name one: create(group, "order.placed", handler=…)')
+        if start not in ("latest", "earliest"):
+            raise HandlerError(f"start is {start!r}; it must be latest or earliest")
         if where is not None:
             compile_filter(where)
         state = await self._control.read_on()
