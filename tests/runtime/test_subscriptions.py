@@ -62,3 +62,50 @@ async def test_a_group_that_wants_nothing_or_begins_nowhere_is_not_created() -> 
         with pytest.raises(HandlerError, match="start"):
             await bus.subscriptions.create("audit", "a.*", handler="write", start=newest)
         assert (await bus.control.read_on()).created == {}
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+async def test_a_group_that_was_removed_is_unknown_until_it_is_created_anew(store: str, tmp_path: Path) -> None:
+    bus = Nexus("memory://" if store == "memory" else f"sqlite:///{tmp_path}/removed.db")
+    got: list[int] = []
+
+    @bus.handler("write")
+    async def write(event: Event[int]) -> None:
+        got.append(event.data)
+
+    async with bus, asyncio.timeout(30):
+        groups = bus.subscriptions
+        await groups.create("audit", "a.*", handler="write", start="earliest")
+        await bus.publish("a.x", 1)
+        await until(lambda: got == [1])
+        await groups.remove("audit")
+        before = bus.control.state.next
+        for refused in (
+            groups.pause("audit"),
+            groups.resume("audit"),
+            groups.alter("audit", where="data > 5"),
+            groups.seek("audit", "earliest"),
+            groups.remove("audit"),
+        ):
+            with pytest.raises(UnknownGroup):
+                await refused
+        assert bus.control.state.next == before
+        await groups.create("audit", "a.*", handler="write")
+        await bus.publish("a.x", 2)
+        await until(lambda: got == [1, 2])
+
+
+async def test_a_group_that_was_removed_and_that_code_names_now_is_as_any_other(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/code.db"
+    operator, bus = Nexus(url), Nexus(url)
+
+    @bus.on("a.*", group="audit")
+    async def handle(event: Event[int]) -> None: ...
+
+    async with operator, asyncio.timeout(30):
+        await operator.subscriptions.create("audit", "a.*", handler="write")
+        await operator.subscriptions.remove("audit")
+        async with bus:
+            await until(lambda: not bus.control.state.removed)
+            await operator.subscriptions.pause("audit")
+            await until(lambda: bus.consumer("audit").stopped.keys() == set(bus.consumer("audit").owned) != set())

@@ -66,6 +66,7 @@ class Subscriptions:
         dead letters below stay in any case. Raises `UnknownGroup`, `UnknownTopic`, and `SettingsError` for a place that
         the topic does not have: above its end lies what is not published yet, and nothing may skip that.
         """
+        await self._known(group)
         places = await self._places(group, to, topic)
         await self._control.write(Seek(group, places, drop_parked, who))
         return places
@@ -144,6 +145,8 @@ class Subscriptions:
         await self._control.write(Remove(group, who))
 
     async def _known(self, group: str) -> None:
-        if group in await self._backend.groups() or group in (await self._control.read_on()).created:
-            return
-        raise UnknownGroup(f"there is no group {group!r}", hint="see `nexus groups ls`")
+        state = await self._control.read_on()
+        if group in state.removed:
+            raise UnknownGroup(f"group {group!r} was removed", hint="create it anew: it goes on where it was")
+        if group not in state.created and group not in await self._backend.groups():
+            raise UnknownGroup(f"there is no group {group!r}", hint="see `nexus groups ls`")
