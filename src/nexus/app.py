@@ -357,27 +357,46 @@ class Nexus:
         """Drain and close: start nothing new, wait for running handlers, settle, leave. Idempotent.
 
         Handlers that are still running may publish until they are done. Raises what stopped a consumer, if something
-        nobody planned did.
+        nobody planned did. Whatever one part raises, all are closed; the first failure is raised at the end.
         """
         if self._state != "open":
             return
         self._state = "closing"
-        await self._managed.close()
+        failures: list[BaseException] = []
+        for close in (
+            self._managed.close,
+            self._close_consumers,
+            self.control.close,
+            self._close_publisher,
+            self.backend.close,
+        ):
+            try:
+                await close()
+            except BaseException as failure:
+                failures.append(failure)
+        for failure in failures[1:]:
+            log.warning("while the bus was closed: %r", failure)
+        if failures:
+            raise failures[0]
+
+    async def _close_consumers(self) -> None:
+        ending = dict(self._managed.ending)
+        parts = [consumer.close() for name, consumer in self._consumers.items() if name not in ending]
         if self._delay_owner is not None:
-            await self._delay_owner.close()
+            parts.append(self._delay_owner.close())
         try:
-            ending = dict(self._managed.ending)
-            consumers = [consumer.close() for name, consumer in self._consumers.items() if name not in ending]
-            ended = await asyncio.gather(*consumers, *ending.values(), return_exceptions=True)
+            ended = await asyncio.gather(*parts, *ending.values(), return_exceptions=True)
         finally:
             self._state = "closed"
-            await self.control.close()
-            if self._publisher is not None:
-                await self._publisher.close()
-            await self.backend.close()
-        for failure in ended:
-            if isinstance(failure, BaseException):
-                raise failure
+        failures = [failure for failure in ended if isinstance(failure, BaseException)]
+        for failure in failures[1:]:
+            log.warning("while consumers were closed: %r", failure)
+        if failures:
+            raise failures[0]
+
+    async def _close_publisher(self) -> None:
+        if self._publisher is not None:
+            await self._publisher.close()
 
     async def kill(self) -> None:
         """Stop as a crash would: nothing is drained, settled or given back. For tests of what survives."""
