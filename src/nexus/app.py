@@ -372,8 +372,8 @@ class Nexus:
         ):
             try:
                 await close()
-            except BaseException as failure:
-                failures.append(failure)
+            except BaseException as error:
+                failures.append(error)
         for failure in failures[1:]:
             log.warning("while the bus was closed: %r", failure)
         if failures:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nexus import Context, Event, Nexus, Retry, Selection
+from nexus import Context, Event, HandlerError, Nexus, NexusError, Retry, Selection, SettingsError
 from nexus.core.control import EndReplay, Reopen
-from nexus.errors import UnknownGroup
+from nexus.errors import FilterError, UnknownGroup, UnknownTopic
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -139,3 +139,114 @@ async def test_a_dead_letter_that_nobody_would_handle_is_not_requeued() -> None:
         bad = False
         await bus.control.write(Reopen("mine"))
         assert (await bus.replays.into(write, id="mine")).state == "done", "an open one goes on in a function too"
+
+
+@pytest.fixture
+async def stored() -> AsyncIterator[Nexus]:
+    """A bus with a group ``g``, and ten events of one key, all handled."""
+    bus = Nexus("memory://")
+    count = 0
+
+    @bus.on("a.*", group="g", start="earliest")
+    async def handle(event: Event[int]) -> None:
+        nonlocal count
+        count += 1
+
+    async with bus:
+        for number in range(10):
+            await bus.publish("a.x", number, key="k")
+        await until(lambda: count == 10)
+        yield bus
+
+
+AT = 13  # the partition of key k
+
+WRONG: list[tuple[dict[str, Any], dict[str, Any], type[NexusError]]] = [
+    ({"ranges": {}}, {}, SettingsError),
+    ({"ranges": {"events": {AT: (0, 11)}}}, {}, SettingsError),
+    ({"ranges": {"events": {AT: (5, 2)}}}, {}, SettingsError),
+    ({"ranges": {"events": {AT: (-1, 2)}}}, {}, SettingsError),
+    ({"ranges": {"events": {AT: (0.5, 2)}}}, {}, SettingsError),
+    ({"ranges": {"events": {99: (0, 5)}}}, {}, SettingsError),
+    ({"ranges": {"nope": {0: (0, 0)}}}, {}, UnknownTopic),
+    ({"topics": ("nope",)}, {}, UnknownTopic),
+    ({"patterns": ("a..b",), "ranges": {"events": {AT: (0, 5)}}}, {}, FilterError),
+    ({"patterns": ()}, {}, SettingsError),
+    ({"start": "tomorrow"}, {}, SettingsError),
+    ({"until": float("nan")}, {}, SettingsError),
+    ({"where": "type =="}, {}, FilterError),
+    *(({}, {"rate": rate}, SettingsError) for rate in (float("nan"), float("inf"), 0, -1.0, "fast")),
+    *(({}, {"id": id}, SettingsError) for id in ("a/b.c", "", "-", "a" * 94, 7)),
+]
+
+
+@pytest.mark.parametrize(("selection", "options", "error"), WRONG, ids=str)
+async def test_what_cannot_be_replayed_is_refused_before_it_is_begun(
+    stored: Nexus, selection: dict[str, Any], options: dict[str, Any], error: type[NexusError]
+) -> None:
+    async def handle(event: Event[Any]) -> None: ...
+
+    assert (await stored.backend.describe("events")).end[AT] == 10
+    with pytest.raises(error):
+        await stored.replays.start(Selection(**selection), group="g", **options)
+    with pytest.raises(error):
+        await stored.replays.into(handle, Selection(**selection), **{"id": "r", **options})
+    assert (await stored.control.read_on()).replays == {}
+
+
+async def test_a_function_that_is_no_handler_begins_no_replay(stored: Nexus) -> None:
+    with pytest.raises(HandlerError):
+        await stored.replays.into(lambda: None, Selection(), id="r")
+    assert (await stored.control.read_on()).replays == {}
+
+
+async def test_what_is_no_group_with_handlers_is_no_target(stored: Nexus) -> None:
+    await stored.subscriptions.create("audit", "a.*", handler="write")
+    await stored.subscriptions.remove("audit")
+
+    async def handle(event: Event[Any]) -> None: ...
+
+    await stored.replays.into(handle, Selection(), id="r")
+    for group in ("audit", "replay-r", "nexus-delays", "nobody"):
+        with pytest.raises(UnknownGroup):
+            await stored.replays.start(Selection(), group=group)
+    assert list((await stored.control.read_on()).replays) == ["r"]
+
+
+async def test_nothing_stored_is_replayed_at_once() -> None:
+    async def handle(event: Event[Any]) -> None: ...
+
+    async with Nexus("memory://") as bus, asyncio.timeout(20):
+        assert (await bus.replays.into(handle, Selection(), id="r")).state == "done"
+
+
+async def test_a_replay_into_a_group_does_not_go_on_in_a_function(stored: Nexus) -> None:
+    async def handle(event: Event[Any]) -> None: ...
+
+    await stored.replays.start(Selection(), group="g", id="r")
+    with pytest.raises(SettingsError, match="goes into group 'g'"):
+        await stored.replays.into(handle, id="r")
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+async def test_a_replay_into_a_group_keeps_to_the_filter_that_is_in_force_when_it_is_begun(
+    store: str, tmp_path: Path
+) -> None:
+    bus = Nexus("memory://" if store == "memory" else f"sqlite:///{tmp_path}/filter.db")
+    got: list[tuple[str | None, int]] = []
+
+    @bus.on("a.*", group="g", where="data != 9")
+    async def handle(event: Event[int], context: Context) -> None:
+        got.append((context.replay, event.data))
+
+    async with bus, asyncio.timeout(30):
+        for number in range(10):
+            await bus.publish("a.x", number, key="k")
+        await bus.subscriptions.alter("g", where="data >= 5 || data == 1")
+        for id, where in (("all", None), ("even", "data == 6 || data == 2 || data == 1")):
+            await bus.replays.start(Selection(where=where), group="g", id=id)
+        await bus.subscriptions.alter("g", where=None)
+        for id in ("all", "even"):
+            await bus.replays.wait(id)
+    assert sorted(n for replay, n in got if replay == "all") == [1, 5, 6, 7, 8]
+    assert sorted(n for replay, n in got if replay == "even") == [1, 6]

@@ -22,7 +22,7 @@ _GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 """No dot: `runtime.journal.parking_topic` joins topic and group with one, and must be read back."""
 
 
-_OWN_NAMES = ("replay-", "nexus-")
+OWN_NAMES = ("replay-", "nexus-")
 """Beginnings of the names of groups that Nexus makes for itself."""
 
 
@@ -113,6 +113,6 @@ def checked_group(name: str) -> str:
 
 def checked_new_group(name: str) -> str:
     """Return the name of a group that no code names, or raise `HandlerError`."""
-    if checked_group(name).startswith(_OWN_NAMES):
-        raise HandlerError(f"group name {name!r} is taken", hint=f"{' and '.join(_OWN_NAMES)} begin names of Nexus's own")
+    if checked_group(name).startswith(OWN_NAMES):
+        raise HandlerError(f"group name {name!r} is taken", hint=f"{' and '.join(OWN_NAMES)} begin names of Nexus's own")
     return name
