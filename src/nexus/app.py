@@ -103,6 +103,7 @@ class Nexus:
         self._publisher: Publisher | None = None
         self._dead_letters: DeadLetters | None = None
         self._state: Literal["new", "open", "closing", "closed"] = "new"
+        self._closed = asyncio.Event()
         self._wire(backend or self._make_backend())
 
     def _make_backend(self) -> Backend:
@@ -362,10 +363,12 @@ class Nexus:
         if self._state != "open":
             return
         self._state = "closing"
+        self._closed.set()
         failures: list[BaseException] = []
         for close in (
             self._managed.close,
             self._close_consumers,
+            self._close_requests,
             self.control.close,
             self._close_publisher,
             self.backend.close,
@@ -394,6 +397,10 @@ class Nexus:
         if failures:
             raise failures[0]
 
+    async def _close_requests(self) -> None:
+        if self._requests is not None:
+            self._requests.close()
+
     async def _close_publisher(self) -> None:
         if self._publisher is not None:
             await self._publisher.close()
@@ -401,6 +408,8 @@ class Nexus:
     async def kill(self) -> None:
         """Stop as a crash would: nothing is drained, settled or given back. For tests of what survives."""
         self._state = "closed"
+        self._closed.set()
+        await self._close_requests()
         await self._managed.kill()
         if self._delay_owner is not None:
             await self._delay_owner.kill()
@@ -689,7 +698,8 @@ class Nexus:
 
         ``replies``: patterns of the reply's type; default: ``success`` and ``failed`` of a type that ends in
         ``requested``, any of another. The rest is as for `publish`. Raises `NoReply` after ``timeout_s``: the request
-        stands, and may still be handled. Raises what `publish` raises.
+        stands, and may still be handled; ask again with the same event. Raises `Closed` if the bus is closed meanwhile,
+        and what `publish` raises.
         """
         event = type if isinstance(type, Event) else self.event(type, data, key=key, **attributes)
         if self._requests is None:
@@ -722,6 +732,7 @@ class Nexus:
             lambda pattern: self.publisher.topics_of(pattern),
             self._consume,
             self._forget,
+            self._closed,
         )
 
     def consumer(self, group: str) -> Consumer:

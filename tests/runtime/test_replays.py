@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from nexus import Context, Event, HandlerError, Nexus, NexusError, Retry, Selection, SettingsError
+from nexus import Closed, Context, Event, HandlerError, Nexus, NexusError, Retry, Selection, SettingsError
 from nexus.core.control import EndReplay, Reopen
 from nexus.errors import FilterError, UnknownGroup, UnknownTopic
 
@@ -250,3 +251,33 @@ async def test_a_replay_into_a_group_keeps_to_the_filter_that_is_in_force_when_i
             await bus.replays.wait(id)
     assert sorted(n for replay, n in got if replay == "all") == [1, 5, 6, 7, 8]
     assert sorted(n for replay, n in got if replay == "even") == [1, 6]
+
+
+async def test_what_waits_for_a_replay_ends_when_the_bus_is_closed() -> None:
+    bus = Nexus("memory://")
+    never = asyncio.Event()
+    begun = 0
+
+    @bus.on("a.*", group="g", start="earliest", ordered=False)
+    async def handle(event: Event[int], context: Context) -> None:
+        nonlocal begun
+        begun += 1
+        if context.replay:
+            await never.wait()
+
+    bus.settings = msgspec.structs.replace(bus.settings, drain_s=0.01)
+    before = asyncio.all_tasks()
+    async with asyncio.timeout(20):
+        await bus.start()
+        await bus.publish("a.x", 1)
+        await until(lambda: begun == 1)
+        await bus.replays.start(Selection(), group="g", id="r")
+        waiting = [
+            asyncio.create_task(bus.replays.wait("r")),
+            asyncio.create_task(bus.replays.into(handle, Selection(), id="mine")),
+        ]
+        await until(lambda: begun == 3)
+        await bus.close()
+        errors = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(error) for error in errors] == [Closed, Closed]
+    assert asyncio.all_tasks() == before

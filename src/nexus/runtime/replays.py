@@ -20,7 +20,7 @@ from nexus.core.filter import compile_filter
 from nexus.core.pattern import Pattern, validate_pattern
 from nexus.core.policy import Policy
 from nexus.core.retry import Retry
-from nexus.errors import HandlerError, NexusError, SettingsError, UnknownGroup
+from nexus.errors import Closed, HandlerError, NexusError, SettingsError, UnknownGroup
 from nexus.runtime.binding import Binding
 from nexus.runtime.bounds import ends_of
 from nexus.runtime.control import ControlTopic
@@ -121,7 +121,10 @@ class Replays:
         topics_of: Callable[[str], list[str]],
         consume: Consume,
         forget: Callable[[str], None],
+        closed: asyncio.Event,
     ) -> None:
+        """``closed`` is set when the bus is closed, which closes consumers too."""
+        self._closed = closed
         self._backend = backend
         self._control = control
         self._new_id = new_id
@@ -236,7 +239,7 @@ class Replays:
         The function is called as a handler is; one that takes a list gets up to 500 events at once. Events of a key
         come in order. With the ``id`` of a replay that was begun before and no selection, it goes on where that was:
         what was handled last may come again. Raises `UnknownReplay`, `HandlerError`, `SettingsError` if a replay with this
-        id goes into a group, and what `start` raises.
+        id goes into a group, `Closed`, and what `start` raises.
         """
         binding = Binding(handler)
         state = await self._control.read_on()
@@ -261,31 +264,39 @@ class Replays:
                     await end_if_done(self._backend, self._control, replay, who)
                     if state.outcome(id) is not None:
                         break
-                waiting = [asyncio.ensure_future(consumer.settled.wait()), asyncio.ensure_future(ended.wait())]
                 failed = consumer.failed
-                watched: list[asyncio.Future[Any]] = [*waiting, *([failed] if failed is not None else [])]
-                await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-                for task in waiting:
-                    task.cancel()
+                await self._first_of([consumer.settled, ended], [failed] if failed is not None else [])
                 if failed is not None and failed.done():
                     break  # `close` raises what it was
                 consumer.settled.clear()
                 ended.clear()
         finally:
             ignore()
-            await consumer.close()
-            self._forget(group.name)
+            if not self._closed.is_set():
+                await consumer.close()
+                self._forget(group.name)
         return await self.get(id)
 
+    async def _first_of(self, news: Sequence[asyncio.Event], ends: Sequence[asyncio.Future[None]] = ()) -> None:
+        """Wait for one of these. Raises `Closed` if the bus is closed."""
+        waiting: list[asyncio.Future[Any]] = [asyncio.ensure_future(one.wait()) for one in (*news, self._closed)]
+        try:
+            await asyncio.wait([*waiting, *ends], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+        if self._closed.is_set():
+            raise Closed("the bus was closed", hint="what is not over yet goes on wherever its handlers run")
+
     async def wait(self, id: str) -> ReplayInfo:
-        """Return when a replay is over. Raises `UnknownReplay`."""
+        """Return when a replay is over. Raises `UnknownReplay`, and `Closed` if the bus is closed before."""
         await self._known(id)
         await self._control.follow()
         news = asyncio.Event()
         ignore = self._control.listen(news.set)
         try:
             while self._control.state.outcome(id) is None:
-                await news.wait()
+                await self._first_of([news])
                 news.clear()
         finally:
             ignore()
