@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-
 from pathlib import Path
 
 import pytest
@@ -68,7 +67,7 @@ async def test_what_waits_for_a_reply_ends_when_the_bus_is_closed() -> None:
     await bus.start()
     request = bus.event("quote.asked", 1)
     waiting = [asyncio.create_task(bus.request(one)) for one in (request, request, bus.event("quote.asked", 2))]
-    while bus._requests is None or bus._requests._count < 3:
+    while bus._requests is None or bus._requests._count < 3:  # noqa: ASYNC110
         await asyncio.sleep(0)
     await bus.close()
     assert [type(error) for error in await asyncio.gather(*waiting, return_exceptions=True)] == [Closed] * 3
@@ -85,7 +84,7 @@ async def test_a_handler_that_runs_when_the_bus_is_closed_gets_its_reply() -> No
 
     @other.on("quote.asked", group="quotes", start="earliest")
     async def answer(event: Event[int]) -> Publish:
-        while bus._state == "open":
+        while bus._state == "open":  # noqa: ASYNC110
             await asyncio.sleep(0)
         return Publish("quote.given", event.data * 2)
 

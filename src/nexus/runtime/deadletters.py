@@ -7,6 +7,7 @@ from any process, whether the group runs or not, and a command that comes too la
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from typing import Any
 
@@ -34,6 +35,8 @@ BATCH_LIMIT = 1_000
 VIEWS_LIMIT_LETTERS = 20_000
 """Entries that the partitions read so far may hold in memory; then what was read first is forgotten, and read again."""
 _VIEWS_LIMIT = 256
+_TOPICS_S = 1.0
+"""How often who waits for a letter looks for topics that the group parks in since."""
 
 
 class DeadLetterInfo(msgspec.Struct, frozen=True):
@@ -125,13 +128,21 @@ class DeadLetters:
     async def first(self, group: str) -> DeadLetterInfo:
         """Return the oldest dead letter of a group; wait for one if there is none."""
         wake = asyncio.Event()
-        topics = [parking_topic(topic, of_group) for of_group, topic, _ in await self._parking_topics(group, None)]
-        unwatch = self._backend.watch(topics, wake.set)
+        watched: list[str] = []
+        unwatch = self._backend.watch(watched, wake.set)
         try:
-            while not (letters := await self.all(group)):
-                await wake.wait()
+            while True:
+                known = await self._parking_topics(group, None)
+                topics = [parking_topic(topic, of_group) for of_group, topic, _ in known]
+                if topics != watched:
+                    unwatch()
+                    watched, unwatch = topics, self._backend.watch(topics, wake.set)
+                if letters := await self.all(group):
+                    return min(letters, key=lambda letter: letter.died_at)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_TOPICS_S):
+                        await wake.wait()
                 wake.clear()
-            return min(letters, key=lambda letter: letter.died_at)
         finally:
             unwatch()
 
@@ -162,9 +173,10 @@ class DeadLetters:
     async def requeue(self, letter: DeadLetterInfo, *, data: bytes | None = None, who: str = "") -> bool:
         """Have the group try the event again, with a new body if ``data`` is given; the original is kept.
 
-        A replay that is over goes on for what is requeued. Returns False if the dead letter was gone when the command arrived. Raises `InvalidEvent` for a body that is
-        not what the event's content type says, or that does not fit the schema of its type (setting ``schemas``), and
-        `UnknownGroup` where nobody would handle it: the replay is over, and its target was a function or was removed.
+        A replay that is over goes on for what is requeued. Returns False if the dead letter was gone when the command
+        arrived. Raises `InvalidEvent` for a body that is not what the event's content type says, or that does not fit
+        the schema of its type (setting ``schemas``), and `UnknownGroup` where nobody would handle it: the replay is
+        over, and its target was a function or was removed.
         """
         edited = None
         if data is not None:

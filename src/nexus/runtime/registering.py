@@ -114,5 +114,7 @@ def checked_group(name: str) -> str:
 def checked_new_group(name: str) -> str:
     """Return the name of a group that no code names, or raise `HandlerError`."""
     if checked_group(name).startswith(OWN_NAMES):
-        raise HandlerError(f"group name {name!r} is taken", hint=f"{' and '.join(OWN_NAMES)} begin names of Nexus's own")
+        raise HandlerError(
+            f"group name {name!r} is taken", hint=f"{' and '.join(OWN_NAMES)} begin names of Nexus's own"
+        )
     return name

@@ -168,7 +168,8 @@ class Replays:
                 whole = isinstance(first, int) and isinstance(end, int)
                 if not whole or not 0 <= first <= end <= ends[partition]:
                     raise SettingsError(
-                        f"{topic}[{partition}] cannot be replayed from {first} to {end}", hint=f"it ends at {ends[partition]}"
+                        f"{topic}[{partition}] cannot be replayed from {first} to {end}",
+                        hint=f"it ends at {ends[partition]}",
                     )
 
     async def look(self, selection: Selection) -> AsyncIterator[Seen]:
@@ -238,8 +239,8 @@ class Replays:
 
         The function is called as a handler is; one that takes a list gets up to 500 events at once. Events of a key
         come in order. With the ``id`` of a replay that was begun before and no selection, it goes on where that was:
-        what was handled last may come again. Raises `UnknownReplay`, `HandlerError`, `SettingsError` if a replay with this
-        id goes into a group, `Closed`, and what `start` raises.
+        what was handled last may come again. Raises `UnknownReplay`, `HandlerError`, `SettingsError` if a replay with
+        this id goes into a group, `Closed`, and what `start` raises.
         """
         binding = Binding(handler)
         state = await self._control.read_on()

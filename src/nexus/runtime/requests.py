@@ -116,7 +116,8 @@ class Requests:
         self._closed = True
         now = asyncio.get_running_loop().time()
         for waiter in [waiter for waiters in self._waiting.values() for waiter in waiters]:
-            waiter.until.reschedule(now)
+            if not waiter.until.expired():
+                waiter.until.reschedule(now)
 
     async def _listen(self) -> None:
         """Have the tail run from before the request on."""

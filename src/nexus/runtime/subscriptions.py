@@ -85,7 +85,9 @@ class Subscriptions:
                     known = partition in own.get(name, ())
                     if not known or not isinstance(position, int) or not 0 <= position <= end[partition]:
                         hint = f"it is at most {end[partition]}: one above the last event" if known else None
-                        raise SettingsError(f"group {group!r} cannot be sent to {name}[{partition}]@{position}", hint=hint)
+                        raise SettingsError(
+                            f"group {group!r} cannot be sent to {name}[{partition}]@{position}", hint=hint
+                        )
             return {name: dict(positions) for name, positions in to.items()}
         if to not in ("earliest", "latest") and not (isinstance(to, int | float) and math.isfinite(to)):
             raise SettingsError(f"{to!r} is no place", hint="earliest, latest, seconds since 1970, or positions")
