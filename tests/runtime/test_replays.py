@@ -46,22 +46,23 @@ class Failing:
 async def test_a_dead_letter_of_a_replay_that_is_over_is_handled_when_it_is_requeued(
     store: str, tmp_path: Path
 ) -> None:
-    failing = Failing("memory://" if store == "memory" else f"sqlite:///{tmp_path}/replays.db")
+    url = "memory://over" if store == "memory" else f"sqlite:///{tmp_path}/replays.db"
+    failing, operator = Failing(url), Nexus(url)
     bus = failing.bus
-    async with bus, asyncio.timeout(30):
+    async with bus, operator, asyncio.timeout(30):
         await failing.publish(9)
         id = await bus.replays.start(Selection(), group="g")
         assert (await bus.replays.wait(id)).dead == 9
         await until(lambda: f"replay-{id}" not in bus._consumers)
         failing.bad = False
-        letters = await bus.dead_letters.all()
-        assert await bus.dead_letters.requeue(letters[0])
-        assert await bus.dead_letters.requeue_many(letters) == [False] + [True] * 8
-        info = await bus.replays.wait(id)
+        letters = await operator.dead_letters.all()
+        assert await operator.dead_letters.requeue(letters[0])
+        assert await operator.dead_letters.requeue_many(letters) == [False] + [True] * 8
+        info = await operator.replays.wait(id)
         assert sorted(failing.got) == [(id, number) for number in range(9)], "each once, and marked"
         assert (info.state, info.dead, info.parked) == ("done", 0, 0)
-        assert not await bus.dead_letters.requeue(letters[0])
-        assert (await bus.replays.wait(id)).state == "done", "also if there was nothing to requeue"
+        assert not await operator.dead_letters.requeue(letters[0])
+        assert (await operator.replays.wait(id)).state == "done", "also if there was nothing to requeue"
     assert len(failing.got) == 9
 
 
@@ -169,6 +170,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], type[NexusError]]] = [
     ({"ranges": {"events": {AT: (-1, 2)}}}, {}, SettingsError),
     ({"ranges": {"events": {AT: (0.5, 2)}}}, {}, SettingsError),
     ({"ranges": {"events": {99: (0, 5)}}}, {}, SettingsError),
+    ({"ranges": {"events": {0.0: (0, 0)}}}, {}, SettingsError),
     ({"ranges": {"nope": {0: (0, 0)}}}, {}, UnknownTopic),
     ({"topics": ("nope",)}, {}, UnknownTopic),
     ({"patterns": ("a..b",), "ranges": {"events": {AT: (0, 5)}}}, {}, FilterError),
@@ -193,6 +195,12 @@ async def test_what_cannot_be_replayed_is_refused_before_it_is_begun(
     with pytest.raises(error):
         await stored.replays.into(handle, Selection(**selection), **{"id": "r", **options})
     assert (await stored.control.read_on()).replays == {}
+
+
+async def test_lists_are_as_good_as_tuples(stored: Nexus) -> None:
+    lists: dict[str, Any] = {"patterns": ["a.*"], "ranges": {"events": {AT: [2, 5]}}}
+    id = await stored.replays.start(Selection(**lists), group="g")
+    assert (await stored.replays.wait(id)).total == 3
 
 
 async def test_a_function_that_is_no_handler_begins_no_replay(stored: Nexus) -> None:

@@ -150,9 +150,10 @@ class Managed:
             elif wanted.get(name) != run.wish:
                 self._end(name)
         self._refused = {name: wish for name, wish in self._refused.items() if wanted.get(name) == wish}
-        self._complaints = {name: text for name, text in self._complaints.items() if name in wanted or not name}
-        steps: list[tuple[str, Callable[[], Awaitable[None]]]] = [("", self._delays)] if state.delays else []
         overruled = self._groups.keys() & (state.created.keys() | state.removed)
+        told = wanted.keys() | overruled | {""}
+        self._complaints = {name: text for name, text in self._complaints.items() if name in told}
+        steps: list[tuple[str, Callable[[], Awaitable[None]]]] = [("", self._delays)] if state.delays else []
         steps += [(name, partial(self._overrule, name)) for name in sorted(overruled)]
         busy = self._running.keys() | self.ending.keys() | self._resting.keys() | self._refused.keys()
         steps += [(name, partial(self._begin, name, wish)) for name, wish in wanted.items() if name not in busy]

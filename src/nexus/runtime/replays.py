@@ -139,8 +139,7 @@ class Replays:
         for pattern in selection.patterns:
             validate_pattern(pattern)
         if selection.ranges is not None:
-            await self._check_ranges(selection.ranges)
-            return selection.ranges
+            return await self._checked(selection.ranges)
         if not selection.patterns:
             raise SettingsError("no event type was given", hint="'**' is all of them")
         for time in (selection.start, selection.until):
@@ -149,21 +148,21 @@ class Replays:
         topics = list(selection.topics) or sorted({t for p in selection.patterns for t in self._topics_of(p)})
         firsts = await starts(self._backend, topics, selection.start)
         ends = await starts(self._backend, topics, "latest" if selection.until is None else selection.until)
-        if isinstance(selection.start, float) and selection.until is not None and selection.until < selection.start:
+        if _is_number(selection.start) and selection.until is not None and selection.until < selection.start:
             raise SettingsError("the replay ends before it begins", hint="the first time must be the earlier one")
         found: dict[str, dict[int, tuple[int, int]]] = {}
         for (topic, partition), first in firsts.items():
             found.setdefault(topic, {})[partition] = (first, max(first, ends[topic, partition]))
         return found
 
-    async def _check_ranges(self, ranges: dict[str, dict[int, tuple[int, int]]]) -> None:
-        """Raise unless all that is named is there: what is not would be waited for, for ever."""
+    async def _checked(self, ranges: dict[str, dict[int, tuple[int, int]]]) -> dict[str, dict[int, tuple[int, int]]]:
+        """Return ranges if all that they name is there: what is not would be waited for, for ever."""
         if not ranges:
             raise SettingsError("the replay has no ranges", hint="None is all that may hold events of the patterns")
         for topic, of in ranges.items():
             ends = (await self._backend.describe(topic)).end
             for partition, (first, end) in of.items():
-                if partition not in range(len(ends)):
+                if not isinstance(partition, int) or not 0 <= partition < len(ends):
                     raise SettingsError(f"topic {topic!r} has no partition {partition}", hint=f"it has {len(ends)}")
                 whole = isinstance(first, int) and isinstance(end, int)
                 if not whole or not 0 <= first <= end <= ends[partition]:
@@ -171,6 +170,7 @@ class Replays:
                         f"{topic}[{partition}] cannot be replayed from {first} to {end}",
                         hint=f"it ends at {ends[partition]}",
                     )
+        return {topic: {at: (first, end) for at, (first, end) in of.items()} for topic, of in ranges.items()}
 
     async def look(self, selection: Selection) -> AsyncIterator[Seen]:
         """Go through what would be replayed, by time; nothing is written and nobody is affected."""
@@ -217,7 +217,7 @@ class Replays:
         if where is not None:
             compile_filter(where)
         id = _checked_id(id) if id is not None else self._new_id()[-12:]
-        replay = Replay(id, group, await self.ranges(selection), selection.patterns, where, rate, who)
+        replay = Replay(id, group, await self.ranges(selection), tuple(selection.patterns), where, rate, who)
         if id in (await self._control.read_on()).replays:
             raise SettingsError(f"there is a replay {id!r} already", hint="go on with it, or choose another id")
         await self._control.write(replay)
