@@ -30,6 +30,7 @@ async def main() -> None:
         replays = bus.replays
         again = Selection(("order.*",), where="data < 3", key="o-1")
         print([seen.stored.event.data async for seen in replays.look(again)])
+        await groups.alter("billing", where=None)
         id = await replays.start(again, group="billing", rate=500.0)
         await replays.wait(id)
         print([number for number, replay in charged if replay == id])

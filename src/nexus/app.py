@@ -103,6 +103,7 @@ class Nexus:
         self._publisher: Publisher | None = None
         self._dead_letters: DeadLetters | None = None
         self._state: Literal["new", "open", "closing", "closed"] = "new"
+        self._closed = asyncio.Event()
         self._wire(backend or self._make_backend())
 
     def _make_backend(self) -> Backend:
@@ -309,6 +310,8 @@ class Nexus:
 
     async def _consume(self, group: Group, replay: Replay | None = None, *, alone: bool = False) -> Consumer:
         """Begin to consume. ``alone``: only if no member wants other events."""
+        if group.name in self._consumers:  # two would be one member, and take each other's partitions
+            raise HandlerError(f"group {group.name} is consumed by this bus already")
         consumer = Consumer(
             group,
             self.backend,
@@ -355,30 +358,59 @@ class Nexus:
         """Drain and close: start nothing new, wait for running handlers, settle, leave. Idempotent.
 
         Handlers that are still running may publish until they are done. Raises what stopped a consumer, if something
-        nobody planned did.
+        nobody planned did. Whatever one part raises, all are closed; the first failure is raised at the end.
         """
         if self._state != "open":
             return
         self._state = "closing"
-        await self._managed.close()
+        self._closed.set()
+        failures: list[BaseException] = []
+        for close in (
+            self._managed.close,
+            self._close_consumers,
+            self._close_requests,
+            self.control.close,
+            self._close_publisher,
+            self.backend.close,
+        ):
+            try:
+                await close()
+            except BaseException as error:
+                failures.append(error)
+        for failure in failures[1:]:
+            log.warning("while the bus was closed: %r", failure)
+        if failures:
+            raise failures[0]
+
+    async def _close_consumers(self) -> None:
+        ending = dict(self._managed.ending)
+        parts = [consumer.close() for name, consumer in self._consumers.items() if name not in ending]
         if self._delay_owner is not None:
-            await self._delay_owner.close()
+            parts.append(self._delay_owner.close())
         try:
-            ended = await asyncio.gather(*(c.close() for c in self._consumers.values()), return_exceptions=True)
+            ended = await asyncio.gather(*parts, *ending.values(), return_exceptions=True)
         finally:
             self._state = "closed"
-            await self.control.close()
-            if self._publisher is not None:
-                await self._publisher.close()
-            await self.backend.close()
-        for failure in ended:
-            if isinstance(failure, BaseException):
-                raise failure
+        failures = [failure for failure in ended if isinstance(failure, BaseException)]
+        for failure in failures[1:]:
+            log.warning("while consumers were closed: %r", failure)
+        if failures:
+            raise failures[0]
+
+    async def _close_requests(self) -> None:
+        if self._requests is not None:
+            self._requests.close()
+
+    async def _close_publisher(self) -> None:
+        if self._publisher is not None:
+            await self._publisher.close()
 
     async def kill(self) -> None:
         """Stop as a crash would: nothing is drained, settled or given back. For tests of what survives."""
         self._state = "closed"
-        await self._managed.close()
+        self._closed.set()
+        await self._close_requests()
+        await self._managed.kill()
         if self._delay_owner is not None:
             await self._delay_owner.kill()
         for consumer in self._consumers.values():
@@ -570,8 +602,6 @@ class Nexus:
         own.add(
             Subscription(patterns, Binding(hand_over), compile_filter(where) if where else None, Retry(), None, 1, None)
         )
-        if group in self._consumers:
-            raise HandlerError(f"group {group} is consumed by this bus already")
         consumer = await self._consume(own, alone=True)
         try:
             while True:
@@ -604,7 +634,7 @@ class Nexus:
         """What failed for good, to be looked at, edited, requeued or discarded."""
         if self._dead_letters is None:
             self._dead_letters = DeadLetters(
-                self.backend, self.clock, self.new_id, self.settings.source, self.settings.schemas
+                self.backend, self.clock, self.new_id, self.settings.source, self.control, self.settings.schemas
             )
         return self._dead_letters
 
@@ -668,7 +698,8 @@ class Nexus:
 
         ``replies``: patterns of the reply's type; default: ``success`` and ``failed`` of a type that ends in
         ``requested``, any of another. The rest is as for `publish`. Raises `NoReply` after ``timeout_s``: the request
-        stands, and may still be handled. Raises what `publish` raises.
+        stands, and may still be handled; ask again with the same event. Raises `Closed` if the bus is closed meanwhile,
+        and what `publish` raises.
         """
         event = type if isinstance(type, Event) else self.event(type, data, key=key, **attributes)
         if self._requests is None:
@@ -701,6 +732,7 @@ class Nexus:
             lambda pattern: self.publisher.topics_of(pattern),
             self._consume,
             self._forget,
+            self._closed,
         )
 
     def consumer(self, group: str) -> Consumer:

@@ -15,6 +15,7 @@ from nexus.core.control import (
     Pause,
     Record,
     Remove,
+    Reopen,
     Replay,
     Resume,
     Schedule,
@@ -42,8 +43,11 @@ def folded(*records: Record) -> Control:
         Seek("g", {"events": {0: 5, 3: 0}}, True),
         Create("g", ("order.*",), "charge"),
         Remove("g"),
+        Remove("g", "code", to_code=True),
         Replay("r", "g", {"events": {0: (1, 9)}}, rate=5.0),
         EndReplay("r", "done"),
+        EndReplay("r", "done", seen=7),
+        Reopen("r", "ann"),
         Schedule("daily", "0 0 * * *", "UTC", "day.began", "{}", None, "once", 5.0),
         Unschedule("daily"),
         Delay("ann"),
@@ -92,6 +96,12 @@ def test_of_what_a_group_wants_the_last_word_holds() -> None:
     }
 
 
+def test_a_group_that_code_names_is_neither_created_nor_removed_and_stays_as_it_was() -> None:
+    wish, to_code = Create("g", ("a",), "one"), Remove("g", "code", to_code=True)
+    for fold in (folded(wish, Pause("g"), to_code), folded(wish, Remove("g"), Pause("g"), to_code)):
+        assert (fold.created, fold.removed, fold.group("g").paused) == ({}, set(), True)
+
+
 def test_a_schedule_holds_until_it_is_changed_or_removed() -> None:
     first = Schedule("daily", "0 0 * * *", "UTC", "day.began", "{}", None, "once", 5.0)
     second = Schedule("daily", "0 1 * * *", "UTC", "day.began", "{}", None, "once", 5.0)
@@ -108,3 +118,29 @@ def test_a_replay_ends_once() -> None:
     assert fold.outcome("r") is None
     assert folded(replay, EndReplay("r", "cancelled"), EndReplay("r", "done")).outcome("r") == "cancelled"
     assert fold.next == 3
+
+
+def test_a_replay_that_is_over_is_opened_again_at_its_end_until_the_end_that_knows_of_it() -> None:
+    replay = Replay("r", "g", {"t": {0: (0, 5), 1: (0, 0)}})
+    begun = [replay, EndReplay("r", "cancelled"), Reopen("r")]
+    fold = folded(*begun)
+    assert (fold.outcome("r"), fold.reopened("r")) == (None, 3)
+    assert fold.group(replay_group("r")).wishes == {("t", 0): Wish(3, 5, False), ("t", 1): Wish(1, 0, False)}
+    assert folded(*begun, EndReplay("r", "done")).outcome("r") is None, "it had not seen what was requeued"
+    ended = folded(*begun, EndReplay("r", "done", seen=3))
+    assert (ended.outcome("r"), ended.reopened("r")) == ("cancelled", 0)
+    assert folded(*begun, EndReplay("r", "cancelled")).outcome("r") == "cancelled"
+    assert folded(*begun, Reopen("r"), EndReplay("r", "done", seen=3)).reopened("r") == 4
+    assert folded(Reopen("r"), replay, EndReplay("r", "done")).outcome("r") == "done", "there was no such replay"
+
+
+def test_what_is_requeued_while_a_replay_runs_is_handled_after_its_end_at_the_latest() -> None:
+    replay = Replay("r", "g", {"t": {0: (0, 5)}})
+    running = folded(replay, Reopen("r"))
+    assert (running.outcome("r"), running.reopened("r")) == (None, 0)
+    assert running.group(replay_group("r")).wishes == {("t", 0): Wish(1, 0, False)}, "it goes on where it is"
+    fold = folded(replay, Reopen("r"), EndReplay("r", "done"))
+    assert (fold.outcome("r"), fold.reopened("r")) == (None, 3)
+    assert fold.group(replay_group("r")).wishes == {("t", 0): Wish(3, 5, False)}
+    assert folded(replay, Reopen("r"), EndReplay("r", "done"), EndReplay("r", "done", seen=3)).outcome("r") == "done"
+    assert folded(replay, Reopen("r"), EndReplay("r", "cancelled")).outcome("r") == "cancelled"

@@ -12,6 +12,7 @@ import pytest
 from nexus import Context, Event, Nexus, Park, Retry
 from nexus.runtime import deadletters, upkeep
 from nexus.runtime.deadletters import NotDead
+from nexus.testing.clock import VirtualClock
 
 
 async def until(condition: Any) -> None:
@@ -228,3 +229,23 @@ async def test_an_edit_holds_through_a_requeue_without_one_and_through_a_carry(
         await bus.dead_letters.requeue(await dead(bus, 3))
         await dead(bus, 4)
     assert [data for data in got if isinstance(data, str)] == ["old", "edited", "edited", "edited"]
+
+
+async def test_who_waits_for_a_dead_letter_gets_one_of_a_topic_that_the_group_came_to_later(
+    nexus_clock: VirtualClock,
+) -> None:
+    settings = {"topics": {"later": {"patterns": ["b.*"]}}}
+    first, second = (Nexus("memory://later", clock=nexus_clock, settings=settings) for _ in range(2))
+
+    async def handle(event: Event[Any]) -> None:
+        raise ValueError("no")
+
+    first.on("a.x", group="g", retry=Retry(1))(handle)
+    second.on("b.*", group="g", retry=Retry(1))(handle)
+    async with first:
+        waiting = asyncio.create_task(first.dead_letters.first("g"))
+        await nexus_clock.sleep(5.0)
+        async with second:
+            await first.publish("b.x", 1)
+            letter = await waiting
+    assert (letter.topic, letter.event.data) == ("later", 1)

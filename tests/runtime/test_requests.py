@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
-from nexus import HandlerError, InvalidEvent, Nexus, Overloaded
+from nexus import Closed, Event, HandlerError, InvalidEvent, Nexus, Overloaded, Publish
 from nexus.runtime import requests
+from nexus.runtime.requests import NoReply
 
 
 async def test_no_more_wait_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,6 +32,68 @@ async def test_a_request_that_cannot_be_published_says_why() -> None:
     async with Nexus("memory://") as bus:
         with pytest.raises(InvalidEvent):
             await bus.request("no type")
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+async def test_one_request_may_be_waited_for_by_several_and_asked_again(store: str, tmp_path: Path) -> None:
+    bus = Nexus("memory://" if store == "memory" else f"sqlite:///{tmp_path}/requests.db")
+    go_on = asyncio.Event()
+    handled = 0
+
+    @bus.on("quote.asked", group="quotes", start="earliest")
+    async def answer(event: Event[int]) -> Publish:
+        nonlocal handled
+        handled += 1
+        await go_on.wait()
+        return Publish("quote.given", event.data * 2)
+
+    async with bus, asyncio.timeout(20):
+        request = bus.event("quote.asked", 7)
+        waiting = [asyncio.create_task(bus.request(request, timeout_s=20)) for _ in range(3)]
+        hurried = await asyncio.gather(bus.request(request, timeout_s=0.05), return_exceptions=True)
+        assert isinstance(hurried[0], NoReply)
+        go_on.set()
+        assert [(await task).data for task in waiting] == [14, 14, 14]
+        assert bus._requests is not None
+        assert (bus._requests._waiting, bus._requests._tail) == ({}, None)
+        again = await bus.request(request, timeout_s=20)
+        assert (again.data, handled) == (14, 1), "it was answered before, and is not handled twice"
+        with pytest.raises(NoReply):
+            await bus.request(request, replies=["quote.refused"], timeout_s=0.05)
+
+
+async def test_what_waits_for_a_reply_ends_when_the_bus_is_closed() -> None:
+    bus = Nexus("memory://")
+    await bus.start()
+    request = bus.event("quote.asked", 1)
+    waiting = [asyncio.create_task(bus.request(one)) for one in (request, request, bus.event("quote.asked", 2))]
+    while bus._requests is None or bus._requests._count < 3:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    await bus.close()
+    assert [type(error) for error in await asyncio.gather(*waiting, return_exceptions=True)] == [Closed] * 3
+
+
+async def test_a_handler_that_runs_when_the_bus_is_closed_gets_its_reply() -> None:
+    bus, other = Nexus("memory://asks"), Nexus("memory://asks")
+    asked, got = asyncio.Event(), []
+
+    @bus.on("order.placed", group="orders", start="earliest")
+    async def handle(event: Event[int]) -> None:
+        asked.set()
+        got.append((await bus.request("quote.asked", event.data)).data)
+
+    @other.on("quote.asked", group="quotes", start="earliest")
+    async def answer(event: Event[int]) -> Publish:
+        while bus._state == "open":  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        return Publish("quote.given", event.data * 2)
+
+    async with other, asyncio.timeout(20):
+        await bus.start()
+        await bus.publish("order.placed", 4)
+        await asked.wait()
+        await bus.close()
+    assert got == [8]
 
 
 def test_the_life_of_what_is_no_request_cannot_be_published() -> None:

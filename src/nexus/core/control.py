@@ -13,6 +13,7 @@ which a wish holds into its cursor or its parking topic.
     Remove     a group of `Create`            nobody consumes it any more
     Replay     a range of stored events       a group of its own consumes them by the handlers of another
     EndReplay  a replay                       it is over: done or cancelled
+    Reopen     a replay that is over          dead letters of it that were requeued are handled, and nothing else
     Schedule   a recurring event              it is published by a cron expression; a known name is changed
     Unschedule a recurring event              it is not published any more
     Delay      the store                      somebody delays events: who consumes, publishes them in time
@@ -71,6 +72,8 @@ class Create(msgspec.Struct, frozen=True, tag=True, tag_field="record", omit_def
 class Remove(msgspec.Struct, frozen=True, tag=True, tag_field="record", omit_defaults=True):
     group: str
     who: str = ""
+    to_code: bool = False
+    """Code names it by now: it is there as any other, and what else was decided about it holds."""
 
 
 class Replay(msgspec.Struct, frozen=True, tag=True, tag_field="record", omit_defaults=True):
@@ -89,6 +92,13 @@ class Replay(msgspec.Struct, frozen=True, tag=True, tag_field="record", omit_def
 class EndReplay(msgspec.Struct, frozen=True, tag=True, tag_field="record", omit_defaults=True):
     id: str
     outcome: Outcome
+    who: str = ""
+    seen: int = 0
+    """Number of the last `Reopen` that it takes into account."""
+
+
+class Reopen(msgspec.Struct, frozen=True, tag=True, tag_field="record", omit_defaults=True):
+    id: str
     who: str = ""
 
 
@@ -120,7 +130,21 @@ class Declare(msgspec.Struct, frozen=True, tag=True, tag_field="record", omit_de
     patterns: tuple[str, ...]
 
 
-Record = Pause | Resume | Alter | Seek | Create | Remove | Replay | EndReplay | Schedule | Unschedule | Delay | Declare
+Record = (
+    Pause
+    | Resume
+    | Alter
+    | Seek
+    | Create
+    | Remove
+    | Replay
+    | EndReplay
+    | Reopen
+    | Schedule
+    | Unschedule
+    | Delay
+    | Declare
+)
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
@@ -173,6 +197,7 @@ class Control:
         self._removed: set[str] = set()
         self._replays: dict[str, Replay] = {}
         self._ended: dict[str, Outcome] = {}
+        self._reopened: dict[str, int] = {}
         self._schedules: dict[str, Schedule] = {}
         self._declared: dict[str, tuple[str, ...]] = {}
         self.delays = False
@@ -196,6 +221,9 @@ class Control:
             case Create(group):
                 self._created.setdefault(group, record)
                 self._removed.discard(group)
+            case Remove(group, _, True):
+                self._created.pop(group, None)
+                self._removed.discard(group)
             case Remove(group):
                 if self._created.pop(group, None) is not None:
                     self._removed.add(group)
@@ -211,7 +239,10 @@ class Control:
                             wishes[topic, partition] = Wish(self.next, first, False)
             case EndReplay(id):
                 if id in self._replays:
-                    self._ended.setdefault(id, record.outcome)
+                    self._end(id, record)
+            case Reopen(id):
+                if id in self._replays:
+                    self._reopen(id)
             case Schedule(name):
                 self._schedules[name] = record
                 self.delays = True
@@ -221,6 +252,24 @@ class Control:
                 self._declared[group] = patterns
             case _:  # Delay
                 self.delays = True
+
+    def _end(self, id: str, record: EndReplay) -> None:
+        running = id not in self._ended
+        self._ended.setdefault(id, record.outcome)
+        if record.outcome == "cancelled" or record.seen >= self._reopened.get(id, 0):
+            self._reopened.pop(id, None)
+        elif running:  # whoever ended it may not have read what was requeued meanwhile
+            self._reopen(id)
+
+    def _reopen(self, id: str) -> None:
+        """Have the owners of a replay read again what was requeued, and have them go on at the end."""
+        self._reopened[id] = self.next
+        if id in self._ended:
+            wishes = self._group(replay_group(id)).wishes
+            for topic, ranges in self._replays[id].ranges.items():
+                for partition, (first, end) in ranges.items():
+                    if first < end:
+                        wishes[topic, partition] = Wish(self.next, end, False)
 
     def _group(self, name: str) -> GroupControl:
         return self._groups.setdefault(name, GroupControl())
@@ -256,4 +305,8 @@ class Control:
 
     def outcome(self, id: str) -> Outcome | None:
         """How a replay ended, or None while it runs."""
-        return self._ended.get(id)
+        return None if id in self._reopened else self._ended.get(id)
+
+    def reopened(self, id: str) -> int:
+        """Number of the `Reopen` for which a replay that was over runs again; 0 if it does not."""
+        return self._reopened.get(id, 0) if id in self._ended else 0

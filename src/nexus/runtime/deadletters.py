@@ -7,12 +7,14 @@ from any process, whether the group runs or not, and a command that comes too la
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from typing import Any
 
 import msgspec
 
 from nexus.clock import Clock
+from nexus.core.control import Reopen, Replay, replay_group
 from nexus.core.cursor import State, decode
 from nexus.core.envelope import check_json
 from nexus.core.fingerprint import fingerprint
@@ -20,6 +22,7 @@ from nexus.core.parking import Discard, Fold, LaneKey, Record, Requeue
 from nexus.core.takeover import begin_fold
 from nexus.errors import NexusError, UnknownGroup
 from nexus.event import Event, is_json
+from nexus.runtime.control import ControlTopic
 from nexus.runtime.history import Attempt, Told, tell
 from nexus.runtime.journal import Journal, parking_topic, record_of
 from nexus.runtime.schemas import Schemas
@@ -32,6 +35,8 @@ BATCH_LIMIT = 1_000
 VIEWS_LIMIT_LETTERS = 20_000
 """Entries that the partitions read so far may hold in memory; then what was read first is forgotten, and read again."""
 _VIEWS_LIMIT = 256
+_TOPICS_S = 1.0
+"""How often who waits for a letter looks for topics that the group parks in since."""
 
 
 class DeadLetterInfo(msgspec.Struct, frozen=True):
@@ -91,9 +96,11 @@ class DeadLetters:
         clock: Clock,
         new_id: Callable[[], str],
         source: str,
+        control: ControlTopic,
         schemas: Mapping[str, str] | None = None,
     ) -> None:
         """``schemas``: for patterns of event types, the JSON Schema files that edited bodies must fit."""
+        self._control = control
         self._backend = backend
         self._schemas = Schemas(schemas or {})
         self._clock = clock
@@ -121,13 +128,21 @@ class DeadLetters:
     async def first(self, group: str) -> DeadLetterInfo:
         """Return the oldest dead letter of a group; wait for one if there is none."""
         wake = asyncio.Event()
-        topics = [parking_topic(topic, of_group) for of_group, topic, _ in await self._parking_topics(group, None)]
-        unwatch = self._backend.watch(topics, wake.set)
+        watched: list[str] = []
+        unwatch = self._backend.watch(watched, wake.set)
         try:
-            while not (letters := await self.all(group)):
-                await wake.wait()
+            while True:
+                known = await self._parking_topics(group, None)
+                topics = [parking_topic(topic, of_group) for of_group, topic, _ in known]
+                if topics != watched:
+                    unwatch()
+                    watched, unwatch = topics, self._backend.watch(topics, wake.set)
+                if letters := await self.all(group):
+                    return min(letters, key=lambda letter: letter.died_at)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_TOPICS_S):
+                        await wake.wait()
                 wake.clear()
-            return min(letters, key=lambda letter: letter.died_at)
         finally:
             unwatch()
 
@@ -158,14 +173,16 @@ class DeadLetters:
     async def requeue(self, letter: DeadLetterInfo, *, data: bytes | None = None, who: str = "") -> bool:
         """Have the group try the event again, with a new body if ``data`` is given; the original is kept.
 
-        Returns False if the dead letter was gone when the command arrived. Raises `InvalidEvent` for a body that is
-        not what the event's content type says, or that does not fit the schema of its type (setting ``schemas``).
+        A replay that is over goes on for what is requeued. Returns False if the dead letter was gone when the command
+        arrived. Raises `InvalidEvent` for a body that is not what the event's content type says, or that does not fit
+        the schema of its type (setting ``schemas``), and `UnknownGroup` where nobody would handle it: the replay is
+        over, and its target was a function or was removed.
         """
         edited = None
         if data is not None:
             self.check(letter, data)
             edited = msgspec.structs.replace(letter.event, body=data)
-        (taken,) = await self._command([(letter, self._requeue(letter, who, edited))])
+        (taken,) = await self._requeue([(letter, edited)], who)
         return taken
 
     async def requeue_many(self, letters: Sequence[DeadLetterInfo], *, who: str = "") -> list[bool]:
@@ -173,7 +190,7 @@ class DeadLetters:
 
         Returns for each what `requeue` does.
         """
-        return await self._command([(letter, self._requeue(letter, who)) for letter in letters])
+        return await self._requeue([(letter, None) for letter in letters], who)
 
     async def discard(self, letter: DeadLetterInfo, *, why: str = "", who: str = "") -> bool:
         """Give the event up for ever. Returns False if the dead letter was gone when the command arrived."""
@@ -187,8 +204,36 @@ class DeadLetters:
             [(one, Discard(_key_of(one), one.position, one.round, who, why, now)) for one in letters]
         )
 
-    def _requeue(self, letter: DeadLetterInfo, who: str, edited: Event[Any] | None = None) -> Requeue:
-        return Requeue(_key_of(letter), letter.position, letter.round, who, edited, self._clock.now())
+    async def _requeue(self, letters: Sequence[tuple[DeadLetterInfo, Event[Any] | None]], who: str) -> list[bool]:
+        """Requeue letters, each with what its event is replaced by, if anything."""
+        replays = await self._replays_of({letter.group for letter, _ in letters})
+        # Before, lest a crash in between leave what nobody handles; after, since who ended a replay meanwhile may not
+        # have read of it.
+        await self._reopen([replay for replay in replays if self._control.state.outcome(replay.id) is not None], who)
+        now = self._clock.now()
+        taken = await self._command(
+            [(one, Requeue(_key_of(one), one.position, one.round, who, edited, now)) for one, edited in letters]
+        )
+        groups = {letter.group for (letter, _), one in zip(letters, taken, strict=True) if one}
+        await self._reopen([replay for replay in replays if replay_group(replay.id) in groups], who)
+        return taken
+
+    async def _reopen(self, replays: Sequence[Replay], who: str) -> None:
+        for replay in replays:
+            await self._control.write(Reopen(replay.id, who))
+
+    async def _replays_of(self, groups: Set[str]) -> list[Replay]:
+        """Return the replays among some groups. Raises `UnknownGroup` if one is over and nobody can go on with it."""
+        state = await self._control.read_on()
+        replays = [replay for replay in state.replays.values() if replay_group(replay.id) in groups]
+        for replay in replays:
+            if state.outcome(replay.id) is not None and (not replay.group or replay.group in state.removed):
+                target = f"group {replay.group!r}, which was removed" if replay.group else "a function"
+                raise UnknownGroup(
+                    f"nobody would handle it: replay {replay.id} is over, and its target was {target}",
+                    hint="discard it, and replay its event anew; see `nexus replay`",
+                )
+        return replays
 
     async def _command(self, wanted: Sequence[tuple[DeadLetterInfo, Record]]) -> list[bool]:
         """Append commands and read on up to them: whether one was taken is what every reader sees at its place."""

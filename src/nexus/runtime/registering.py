@@ -22,6 +22,10 @@ _GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 """No dot: `runtime.journal.parking_topic` joins topic and group with one, and must be read back."""
 
 
+OWN_NAMES = ("replay-", "nexus-")
+"""Beginnings of the names of groups that Nexus makes for itself."""
+
+
 def make_group(
     name: str,
     handler: Callable[..., Any],
@@ -102,6 +106,15 @@ def _check_word(name: str, value: object, words: Any) -> None:
 
 def checked_group(name: str) -> str:
     """Return the name of a group, or raise `HandlerError`."""
-    if not _GROUP_NAME.fullmatch(name):
+    if not isinstance(name, str) or not _GROUP_NAME.fullmatch(name):
         raise HandlerError(f"group name {name!r} is not allowed", hint="letters, digits, '_' and '-', at most 100")
+    return name
+
+
+def checked_new_group(name: str) -> str:
+    """Return the name of a group that no code names, or raise `HandlerError`."""
+    if checked_group(name).startswith(OWN_NAMES):
+        raise HandlerError(
+            f"group name {name!r} is taken", hint=f"{' and '.join(OWN_NAMES)} begin names of Nexus's own"
+        )
     return name

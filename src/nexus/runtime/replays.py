@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
@@ -19,12 +20,13 @@ from nexus.core.filter import compile_filter
 from nexus.core.pattern import Pattern, validate_pattern
 from nexus.core.policy import Policy
 from nexus.core.retry import Retry
-from nexus.errors import NexusError, SettingsError, UnknownGroup
+from nexus.errors import Closed, HandlerError, NexusError, SettingsError, UnknownGroup
 from nexus.runtime.binding import Binding
 from nexus.runtime.bounds import ends_of
 from nexus.runtime.control import ControlTopic
-from nexus.runtime.managed import Consume, is_done
+from nexus.runtime.managed import Consume, end_if_done
 from nexus.runtime.reading import At, Seen, merged, starts
+from nexus.runtime.registering import OWN_NAMES, checked_group
 from nexus.runtime.subscription import Group, Subscription
 from nexus.spi.backend import Backend
 
@@ -69,6 +71,28 @@ def _literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+def _all_of(*filters: str | None) -> str | None:
+    """Return a filter for what all of these want."""
+    given = [text for text in filters if text is not None]
+    return " && ".join(f"({text})" for text in given) if len(given) > 1 else next(iter(given), None)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _checked_id(id: str) -> str:
+    """Return the id of a replay, or raise `SettingsError`: the name of a group is made of it."""
+    try:
+        checked_group(id)
+        checked_group(replay_group(id))
+    except HandlerError:
+        raise SettingsError(
+            f"a replay cannot have the id {id!r}", hint="letters, digits, '_' and '-', at most 93"
+        ) from None
+    return id
+
+
 class ReplayInfo(msgspec.Struct, frozen=True):
     """A replay and how far it is."""
 
@@ -97,7 +121,10 @@ class Replays:
         topics_of: Callable[[str], list[str]],
         consume: Consume,
         forget: Callable[[str], None],
+        closed: asyncio.Event,
     ) -> None:
+        """``closed`` is set when the bus is closed, which closes consumers too."""
+        self._closed = closed
         self._backend = backend
         self._control = control
         self._new_id = new_id
@@ -108,20 +135,42 @@ class Replays:
     # ---- looking before -------------------------------------------------------------------------------------------
 
     async def ranges(self, selection: Selection) -> dict[str, dict[int, tuple[int, int]]]:
-        """Return the positions that a selection covers now. Raises `UnknownTopic`, `SettingsError`."""
-        if selection.ranges is not None:
-            return selection.ranges
+        """Return the positions that a selection covers now. Raises `UnknownTopic`, `SettingsError`, `FilterError`."""
         for pattern in selection.patterns:
             validate_pattern(pattern)
+        if selection.ranges is not None:
+            return await self._checked(selection.ranges)
+        if not selection.patterns:
+            raise SettingsError("no event type was given", hint="'**' is all of them")
+        for time in (selection.start, selection.until):
+            if time not in ("earliest", "latest", None) and not _is_number(time):
+                raise SettingsError(f"{time!r} is no time", hint="earliest, latest, or seconds since 1970")
         topics = list(selection.topics) or sorted({t for p in selection.patterns for t in self._topics_of(p)})
         firsts = await starts(self._backend, topics, selection.start)
         ends = await starts(self._backend, topics, "latest" if selection.until is None else selection.until)
-        if isinstance(selection.start, float) and selection.until is not None and selection.until < selection.start:
+        if _is_number(selection.start) and selection.until is not None and selection.until < selection.start:
             raise SettingsError("the replay ends before it begins", hint="the first time must be the earlier one")
         found: dict[str, dict[int, tuple[int, int]]] = {}
         for (topic, partition), first in firsts.items():
             found.setdefault(topic, {})[partition] = (first, max(first, ends[topic, partition]))
         return found
+
+    async def _checked(self, ranges: dict[str, dict[int, tuple[int, int]]]) -> dict[str, dict[int, tuple[int, int]]]:
+        """Return ranges if all that they name is there: what is not would be waited for, for ever."""
+        if not ranges:
+            raise SettingsError("the replay has no ranges", hint="None is all that may hold events of the patterns")
+        for topic, of in ranges.items():
+            ends = (await self._backend.describe(topic)).end
+            for partition, (first, end) in of.items():
+                if not isinstance(partition, int) or not 0 <= partition < len(ends):
+                    raise SettingsError(f"topic {topic!r} has no partition {partition}", hint=f"it has {len(ends)}")
+                whole = isinstance(first, int) and isinstance(end, int)
+                if not whole or not 0 <= first <= end <= ends[partition]:
+                    raise SettingsError(
+                        f"{topic}[{partition}] cannot be replayed from {first} to {end}",
+                        hint=f"it ends at {ends[partition]}",
+                    )
+        return {topic: {at: (first, end) for at, (first, end) in of.items()} for topic, of in ranges.items()}
 
     async def look(self, selection: Selection) -> AsyncIterator[Seen]:
         """Go through what would be replayed, by time; nothing is written and nobody is affected."""
@@ -148,24 +197,32 @@ class Replays:
     ) -> str:
         """Replay into a group: processes that have its handlers carry it out. Return the replay's id.
 
-        ``rate`` is in events per second, over all processes. Raises `UnknownGroup`, `UnknownTopic`, `SettingsError`,
-        `FilterError`.
+        The filter that operators altered the group's to counts as it is now. ``rate`` is in events per second, over
+        all processes. Raises `UnknownGroup`, `UnknownTopic`, `SettingsError`, `FilterError`.
         """
-        if group not in await self._backend.groups() and group not in (await self._control.read_on()).created:
+        state = await self._control.read_on()
+        if group in state.removed:
+            raise UnknownGroup(f"group {group!r} was removed", hint="create it anew first")
+        if group.startswith(OWN_NAMES):
+            raise UnknownGroup(f"group {group!r} is Nexus's own, and has no handlers", hint="replay into another")
+        if group not in await self._backend.groups() and group not in state.created:
             raise UnknownGroup(f"there is no group {group!r}", hint="its handlers must have run once")
         return (await self._begin(selection, group, rate, id, who)).id
 
     async def _begin(self, selection: Selection, group: str, rate: float | None, id: str | None, who: str) -> Replay:
-        if rate is not None and rate <= 0:
-            raise SettingsError(f"a replay cannot run at {rate:g} events per second")
-        where = selection.filter()
+        if rate is not None and not (_is_number(rate) and rate > 0):
+            raise SettingsError(f"a replay cannot run at {rate!r} events per second")
+        decided = self._control.state.group(group)
+        where = _all_of(selection.filter(), decided.filters[decided.version])
         if where is not None:
             compile_filter(where)
-        id = id or self._new_id()[-12:]
-        replay = Replay(id, group, await self.ranges(selection), selection.patterns, where, rate, who)
+        id = _checked_id(id) if id is not None else self._new_id()[-12:]
+        replay = Replay(id, group, await self.ranges(selection), tuple(selection.patterns), where, rate, who)
         if id in (await self._control.read_on()).replays:
             raise SettingsError(f"there is a replay {id!r} already", hint="go on with it, or choose another id")
         await self._control.write(replay)
+        if self._control.state.replays[id] != replay:
+            raise SettingsError(f"replay {id!r} was begun by somebody else at this moment")
         return replay
 
     async def into(
@@ -182,8 +239,10 @@ class Replays:
 
         The function is called as a handler is; one that takes a list gets up to 500 events at once. Events of a key
         come in order. With the ``id`` of a replay that was begun before and no selection, it goes on where that was:
-        what was handled last may come again. Raises `UnknownReplay`, and what `start` raises.
+        what was handled last may come again. Raises `UnknownReplay`, `HandlerError`, `SettingsError` if a replay with
+        this id goes into a group, `Closed`, and what `start` raises.
         """
+        binding = Binding(handler)
         state = await self._control.read_on()
         await self._control.follow()
         replay = state.replays.get(id)
@@ -191,43 +250,54 @@ class Replays:
             replay = await self._begin(selection, "", rate, id, who)
         if replay is None:
             raise UnknownReplay(f"there is no replay {id!r}", hint="see `nexus replay ls`")
+        if replay.group:
+            raise SettingsError(f"replay {id!r} goes into group {replay.group!r}", hint="choose another id")
         if state.outcome(id) is not None:
             return await self.get(id)
         group = Group(replay_group(id), Policy(on_dead="skip"), 16, "earliest", "stop")
-        group.add(Subscription(("**",), Binding(handler), None, retry or Retry(), None, BATCH, None))
+        group.add(Subscription(("**",), binding, None, retry or Retry(), None, BATCH, None))
         consumer = await self._consume(group, replay)
         ended = asyncio.Event()
         ignore = self._control.listen(ended.set)
         try:
             while state.outcome(id) is None:
-                if consumer.finished and await is_done(self._backend, replay):
-                    await self._control.write(EndReplay(id, "done", who))
-                    break
-                waiting = [asyncio.ensure_future(consumer.settled.wait()), asyncio.ensure_future(ended.wait())]
+                if consumer.finished:
+                    await end_if_done(self._backend, self._control, replay, who)
+                    if state.outcome(id) is not None:
+                        break
                 failed = consumer.failed
-                watched: list[asyncio.Future[Any]] = [*waiting, *([failed] if failed is not None else [])]
-                await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-                for task in waiting:
-                    task.cancel()
+                await self._first_of([consumer.settled, ended], [failed] if failed is not None else [])
                 if failed is not None and failed.done():
                     break  # `close` raises what it was
                 consumer.settled.clear()
                 ended.clear()
         finally:
             ignore()
-            await consumer.close()
-            self._forget(group.name)
+            if not self._closed.is_set():
+                await consumer.close()
+                self._forget(group.name)
         return await self.get(id)
 
+    async def _first_of(self, news: Sequence[asyncio.Event], ends: Sequence[asyncio.Future[None]] = ()) -> None:
+        """Wait for one of these. Raises `Closed` if the bus is closed."""
+        waiting: list[asyncio.Future[Any]] = [asyncio.ensure_future(one.wait()) for one in (*news, self._closed)]
+        try:
+            await asyncio.wait([*waiting, *ends], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+        if self._closed.is_set():
+            raise Closed("the bus was closed", hint="what is not over yet goes on wherever its handlers run")
+
     async def wait(self, id: str) -> ReplayInfo:
-        """Return when a replay is over. Raises `UnknownReplay`."""
+        """Return when a replay is over. Raises `UnknownReplay`, and `Closed` if the bus is closed before."""
         await self._known(id)
         await self._control.follow()
         news = asyncio.Event()
         ignore = self._control.listen(news.set)
         try:
             while self._control.state.outcome(id) is None:
-                await news.wait()
+                await self._first_of([news])
                 news.clear()
         finally:
             ignore()

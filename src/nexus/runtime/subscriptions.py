@@ -6,14 +6,16 @@ group that nobody runs finds it when it is started.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
 from nexus.core.control import Alter, Create, Pause, Remove, Resume, Seek
 from nexus.core.filter import compile_filter
 from nexus.core.pattern import validate_pattern
-from nexus.errors import SettingsError, UnknownGroup, UnknownTopic
+from nexus.errors import HandlerError, SettingsError, UnknownGroup, UnknownTopic
 from nexus.runtime.control import ControlTopic
+from nexus.runtime.registering import checked_new_group
 from nexus.spi.backend import Backend
 
 Places = Literal["earliest", "latest"] | float | Mapping[str, Mapping[int, int]]
@@ -61,8 +63,10 @@ class Subscriptions:
 
         Going back, events are handled again, and what is parked from there on is forgotten with its dead letters.
         Going forward, what lies between is skipped, but for what is parked: that stays owed, unless ``drop_parked``;
-        dead letters below stay in any case. Raises `UnknownGroup`, `UnknownTopic`, `SettingsError`.
+        dead letters below stay in any case. Raises `UnknownGroup`, `UnknownTopic`, and `SettingsError` for a place that
+        the topic does not have: above its end lies what is not published yet, and nothing may skip that.
         """
+        await self._known(group)
         places = await self._places(group, to, topic)
         await self._control.write(Seek(group, places, drop_parked, who))
         return places
@@ -76,10 +80,17 @@ class Subscriptions:
             raise UnknownTopic(f"group {group!r} does not consume a topic {topic!r}")
         if isinstance(to, Mapping):
             for name, positions in to.items():
+                end = (await self._backend.describe(name)).end if name in own else ()
                 for partition, position in positions.items():
-                    if partition not in own.get(name, ()) or position < 0:
-                        raise SettingsError(f"group {group!r} cannot be sent to {name}[{partition}]@{position}")
+                    known = partition in own.get(name, ())
+                    if not known or not isinstance(position, int) or not 0 <= position <= end[partition]:
+                        hint = f"it is at most {end[partition]}: one above the last event" if known else None
+                        raise SettingsError(
+                            f"group {group!r} cannot be sent to {name}[{partition}]@{position}", hint=hint
+                        )
             return {name: dict(positions) for name, positions in to.items()}
+        if to not in ("earliest", "latest") and not (isinstance(to, int | float) and math.isfinite(to)):
+            raise SettingsError(f"{to!r} is no place", hint="earliest, latest, seconds since 1970, or positions")
         places: dict[str, dict[int, int]] = {}
         for name, partitions in own.items():
             info = await self._backend.describe(name)
@@ -105,10 +116,15 @@ class Subscriptions:
         """Make a group that no code names: every process that registered the handler (`Nexus.handler`) consumes it.
 
         One that was removed goes on where it was; ``start`` is for one that is new. Raises `SettingsError` if there is
-        such a group, `FilterError`, `HandlerError`.
+        such a group, `FilterError`, `HandlerError` for a name that no group can have, and where no pattern is given.
         """
+        checked_new_group(group)
         for pattern in patterns:
             validate_pattern(pattern)
+        if not patterns:
+            raise HandlerError("no event type was given", hint='name one: create(group, "order.placed", handler=…)')
+        if start not in ("latest", "earliest"):
+            raise HandlerError(f"start is {start!r}; it must be latest or earliest")
         if where is not None:
             compile_filter(where)
         state = await self._control.read_on()
@@ -131,6 +147,8 @@ class Subscriptions:
         await self._control.write(Remove(group, who))
 
     async def _known(self, group: str) -> None:
-        if group in await self._backend.groups() or group in (await self._control.read_on()).created:
-            return
-        raise UnknownGroup(f"there is no group {group!r}", hint="see `nexus groups ls`")
+        state = await self._control.read_on()
+        if group in state.removed:
+            raise UnknownGroup(f"group {group!r} was removed", hint="create it anew: it goes on where it was")
+        if group not in state.created and group not in await self._backend.groups():
+            raise UnknownGroup(f"there is no group {group!r}", hint="see `nexus groups ls`")
