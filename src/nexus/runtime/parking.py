@@ -116,10 +116,9 @@ class ParkingWriter:
                 await asyncio.sleep(_RETRY_S)
 
     async def _landed(self, partition: Partition, owner: Owner, records: list[Any], places: list[int | None]) -> None:
-        last = places[-1]
-        if places[0] == owner.fold.place and last == places[0] + len(records) - 1:  # nothing foreign in between
-            for place, record in zip(places, records, strict=True):
-                assert place is not None
+        first, last = places[0], places[-1]
+        if first == owner.fold.place and last == first + len(records) - 1:  # nothing foreign in between
+            for place, record in enumerate(records, first):
                 owner.tail(place, record, self._clock.now())
         else:
             try:

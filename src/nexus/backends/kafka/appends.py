@@ -35,8 +35,8 @@ LATE_S = 0.25
 BATCH_BYTES = 512
 """What Kafka adds to a record and its batch, at most."""
 
-PLACELESS = KafkaError(KafkaError.DUPLICATE_SEQUENCE_NUMBER, "stored by an earlier try, nobody knows where")
-"""The answer to a batch that an earlier try had stored: librdkafka reports that as a success without a place."""
+NOWHERE = -1
+"""The place of what an earlier try of the client had stored: librdkafka reports that as a success without one."""
 
 Record = tuple[int, bytes | None, bytes, Headers]
 Told = Callable[[str, dict[int, int]], None]
@@ -59,12 +59,19 @@ class _Call:
         self.arrived = now
         self.begun = self.reported = self.refused = 0
         self.finished = False
-        self.offsets = [-1] * len(records)
+        self.offsets = [NOWHERE] * len(records)
         self.errors: dict[int, KafkaError] = {}
 
     @property
     def answered(self) -> bool:
         return self.reported + self.refused == len(self.partitions)
+
+
+def _appended(call: _Call) -> list[Appended]:
+    places: list[int | None] = list(call.offsets)
+    if NOWHERE in places:
+        places = [None if place == NOWHERE else place for place in places]
+    return list(map(Appended, call.partitions, places))
 
 
 class Appends:
@@ -209,7 +216,7 @@ class Appends:
                 assert failed is not None
                 self._refuse(call, failed)
             elif not call.answer.done():
-                call.answer.set_result(list(map(Appended, call.partitions, call.offsets)))
+                call.answer.set_result(_appended(call))
             if ends:
                 self._told(call.topic, ends)
         if self._line:
@@ -294,11 +301,11 @@ class Appends:
         self._post(self._deliver)
 
     def _report(self, call: _Call, number: int, error: KafkaError | None, message: Message) -> None:
-        offset = message.offset() if error is None else None
-        if offset is None:
-            call.errors[number] = error or PLACELESS
+        if error is None:
+            offset = message.offset()
+            call.offsets[number] = NOWHERE if offset is None else offset
         else:
-            call.offsets[number] = offset
+            call.errors[number] = error
         call.reported += 1
         if call.reported + call.refused == len(call.offsets):
             self._answered.append(call)
