@@ -26,7 +26,7 @@ class LogCapabilities(msgspec.Struct, frozen=True):
     dedup: Literal["window", "none"]
     """``window``: an event whose (source, id) was appended lately, by anybody, is answered with its first place."""
     positions_on_append: bool
-    """Whether `append` tells where events are. It may not for one that the broker had by an earlier try of its client."""
+    """Whether `append` tells where events are; perhaps not for one that an earlier try of its client had stored."""
     trim: bool
     """Whether the broker can forget events on request; if not, `nexus.coordination` keeps where a partition begins."""
     max_body_bytes: int
