@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = {
-    "dev": "Run an app with reload on every change of a file, durable in ./.nexus.",
+    "dev": "Run an app with reload on every change of a file, durable in .nexus.",
     "worker": "Run the handlers of an app until SIGTERM, then drain.",
     "publish": "Publish one event, or a file of them.",
     "subscribe": "Consume as a member of a group, into the terminal or a command.",

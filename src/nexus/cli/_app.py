@@ -6,14 +6,16 @@ import importlib
 import os
 import sys
 from difflib import get_close_matches
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from nexus import Nexus, SettingsError
 from nexus.cli._exits import NotFound
-from nexus.cli._store import sqlite_path
+from nexus.cli._store import FILE, nearest, sqlite_path, url_of
 from nexus.errors import ReadOnly
+from nexus.plugins import make_backend
 from nexus.spi.backend import Durability
 
 DEFAULT = "app:bus"
@@ -57,8 +59,21 @@ def load(name: str | None, *, backend: str | None = None, drain_s: float | None 
 def _override(bus: Nexus, backend: str | None, drain_s: float | None) -> None:
     if backend is not None:
         bus.use_backend(backend)
+    elif _is_default(bus):
+        folder = nearest()
+        if folder is not None and folder != Path.cwd():  # the store of this folder has its name already
+            bus.use_backend(url_of(folder / FILE))
     if drain_s is not None:
         bus.settings = msgspec.structs.replace(bus.settings, drain_s=drain_s)
+
+
+def _is_default(bus: Nexus) -> bool:
+    """Tell whether nobody chose a store: not the settings, nor the program with a URL or a backend of its own."""
+    url = bus.settings.backend
+    if bus.loaded.origins["backend"].layer != "default" or url != bus.loaded.settings.backend:
+        return False
+    made = make_backend(url, bus.clock, bus.loaded.backends.options(url))
+    return type(made) is type(bus.backend) and getattr(made, "settings", None) == getattr(bus.backend, "settings", None)
 
 
 def make_folder(bus: Nexus) -> None:

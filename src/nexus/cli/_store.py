@@ -64,20 +64,36 @@ def _chosen(url: str | None) -> Store:
     loaded = config.load()
     if loaded.origins["backend"].layer != "default":
         return Store(loaded.settings.backend)
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / FILE).is_file():
-            settings = folder / "nexus.toml"
-            return Store(SQLITE + quote(str(folder / FILE)), settings if settings.is_file() else None)
+    folder = nearest()
+    if folder is not None:
+        settings = folder / "nexus.toml"
+        return Store(url_of(folder / FILE), settings if settings.is_file() else None)
     raise NotFound(
         f"there is no {FILE} here or above, and no other store is named",
         hint="run nexus dev, or name a store: --url, NEXUS_URL, or backend in nexus.toml",
     )
 
 
+def nearest() -> Path | None:
+    """Return the folder of the nearest default store: the working directory, or one above it."""
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / FILE).is_file()), None)
+
+
+def url_of(path: Path) -> str:
+    """Return the URL of a SQLite store."""
+    return SQLITE + quote(str(path))
+
+
 def sqlite_path(url: str) -> Path | None:
     """Return the file of a SQLite store, None for other backends."""
     return Path(unquote(url.removeprefix(SQLITE).partition("?")[0])) if url.startswith(SQLITE) else None
+
+
+def shown_path(path: Path) -> str:
+    """Return the path of a store: whole when it is not below the working directory."""
+    whole = Path(os.path.abspath(path))
+    return str(path if whole.is_relative_to(Path.cwd()) else whole)
 
 
 def shown(url: str) -> str:

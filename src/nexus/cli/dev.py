@@ -21,7 +21,7 @@ from nexus.cli import _app, _values, version
 from nexus.cli._exits import INTERRUPTED, say
 from nexus.cli._files import changed, mtimes
 from nexus.cli._root import command as make_command
-from nexus.cli._store import shown, sqlite_path
+from nexus.cli._store import shown, shown_path, sqlite_path
 from nexus.cli.worker import log_to_stderr
 
 POLL_S = 0.5
@@ -77,7 +77,7 @@ def _banner(app: _app.App) -> None:
         return
     handlers = sum(len(group.subscriptions) for group in bus.groups.values())
     path = sqlite_path(bus.settings.backend)
-    store = f"sqlite  {path}" if path else shown(bus.settings.backend)
+    store = f"sqlite  {shown_path(path)}" if path else shown(bus.settings.backend)
     patterns = [pattern for group in bus.groups.values() for one in group.subscriptions for pattern in one.patterns]
     example = next((pattern for pattern in patterns if "*" not in pattern), "order.placed")
     reload = "on" if number else "off"

@@ -1,0 +1,95 @@
+"""The app that `nexus worker` and `nexus dev` run: which store it works on, and what is told of a fault in it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nexus.cli import _app
+from nexus.cli._store import shown_path
+
+from .conftest import Run
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    """Each test imports its own module ``shop``, from the folder where it is."""
+    path = list(sys.path)
+    yield
+    sys.path[:] = path
+    sys.modules.pop("shop", None)
+
+
+@pytest.fixture
+def below(nexus: Run, store: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder below that of a default store, as the working directory."""
+    nexus("publish", "a.b", "--url", store)
+    folder = place / "below"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def app(folder: Path, make: str) -> Path:
+    file = folder / "shop.py"
+    file.write_text(f"from nexus import Nexus\nbus = {make}\n")
+    return file
+
+
+def test_an_app_that_names_no_store_works_on_the_nearest(below: Path, place: Path) -> None:
+    app(below, "Nexus()")
+    assert _app.load("shop:bus").bus.settings.backend == f"sqlite:///{place / '.nexus' / 'nexus.db'}"
+
+
+def test_the_store_of_the_working_directory_is_nearer_than_one_above(below: Path, nexus: Run) -> None:
+    (below / ".nexus").mkdir()
+    nexus("publish", "a.b", "--url", "sqlite:///.nexus/nexus.db")
+    app(below, "Nexus()")
+    assert _app.load("shop:bus").bus.settings.backend == "sqlite:///.nexus/nexus.db"
+
+
+@pytest.mark.parametrize(
+    ("make", "url"),
+    [
+        ("Nexus('sqlite:///own.db')", "sqlite:///own.db"),
+        ("Nexus(settings={'backend': 'sqlite:///.nexus/nexus.db'})", "sqlite:///.nexus/nexus.db"),
+    ],
+)
+def test_an_app_that_names_its_store_keeps_it(below: Path, make: str, url: str) -> None:
+    app(below, make)
+    assert _app.load("shop:bus").bus.settings.backend == url
+
+
+def test_an_app_with_a_backend_of_its_own_keeps_it(below: Path) -> None:
+    file = app(below, "Nexus(backend=make_backend('memory://', SYSTEM_CLOCK))")
+    file.write_text(f"from nexus.clock import SYSTEM_CLOCK\nfrom nexus.plugins import make_backend\n{file.read_text()}")
+    bus = _app.load("shop:bus").bus
+    assert type(bus.backend).__name__ == "MemoryBackend"
+
+
+def test_a_store_that_is_elsewhere_is_told_with_its_whole_path(below: Path, place: Path) -> None:
+    assert shown_path(Path(".nexus/nexus.db")) == ".nexus/nexus.db"
+    assert shown_path(Path("../x.db")) == str(place / "x.db")
+    assert shown_path(place / "x.db") == str(place / "x.db")
+
+
+@pytest.mark.slow  # a process
+def test_a_worker_below_a_store_consumes_from_it(below: Path, place: Path, start: Start, nexus: Run) -> None:
+    file = app(below, "Nexus()")
+    with file.open("a") as more:
+        more.write(
+            '@bus.on("a.*", group="g", start="earliest")\nasync def handle(data: object) -> None: print("got", flush=True)\n'
+        )
+    process = start("worker", "shop:bus")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "got\n"
+    process.terminate()
+    _, talk = process.communicate(timeout=30)
+    assert f"on sqlite:///{place / '.nexus' / 'nexus.db'}" in talk
+    assert not (below / ".nexus").exists()
