@@ -83,9 +83,8 @@ def test_a_store_that_is_elsewhere_is_told_with_its_whole_path(below: Path, plac
 def test_a_worker_below_a_store_consumes_from_it(below: Path, place: Path, start: Start, nexus: Run) -> None:
     file = app(below, "Nexus()")
     with file.open("a") as more:
-        more.write(
-            '@bus.on("a.*", group="g", start="earliest")\nasync def handle(data: object) -> None: print("got", flush=True)\n'
-        )
+        more.write('@bus.on("a.*", group="g", start="earliest")\n')
+        more.write('async def handle(data: object) -> None: print("got", flush=True)\n')
     process = start("worker", "shop:bus")
     assert process.stdout is not None
     assert process.stdout.readline() == "got\n"
@@ -93,3 +92,23 @@ def test_a_worker_below_a_store_consumes_from_it(below: Path, place: Path, start
     _, talk = process.communicate(timeout=30)
     assert f"on sqlite:///{place / '.nexus' / 'nexus.db'}" in talk
     assert not (below / ".nexus").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("bus = (\n", ['  File "{}", line 1', "SyntaxError: '(' was never closed"]),
+        ("def make():\n    raise RuntimeError('no \\x1b network')\n\nbus = make()\n",
+         ['  File "{}", line 4, in <module>', '  File "{}", line 2, in make', "RuntimeError: no \\x1b network"]),
+        ("import missing_module\n", ['  File "{}", line 1, in <module>', "No module named 'missing_module'"]),
+    ],
+)  # fmt: skip
+def test_of_a_fault_in_the_app_only_its_own_frames_are_shown(
+    nexus: Run, place: Path, text: str, told: list[str]
+) -> None:
+    file = place / "shop.py"
+    file.write_text(text)
+    for verb in ("worker", "dev"):
+        shown = nexus(verb, "shop:bus", *(["--no-reload"] if verb == "dev" else []), code=1).stderr
+        assert all(line.format(file) in shown for line in told), shown
+        assert shown.count("  File ") == sum("File" in line for line in told)

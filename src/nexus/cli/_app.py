@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
+import click
 import msgspec
 
-from nexus import Nexus, SettingsError
-from nexus.cli._exits import NotFound
+import nexus
+from nexus import Nexus, NexusError, SettingsError
+from nexus.cli._exits import NotFound, say
 from nexus.cli._store import FILE, nearest, sqlite_path, url_of
 from nexus.errors import ReadOnly
 from nexus.plugins import make_backend
@@ -28,6 +31,26 @@ class App(NamedTuple):
     bus: Nexus
 
 
+class Fault(click.ClickException):
+    """The user's module cannot be imported: its own traceback is shown, and nothing of what led there."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_WAY_THERE):
+            trace = trace.tb_next
+        self._lines = traceback.format_exception(error.with_traceback(trace))
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        say("".join(self._lines).rstrip())
+
+
+_WAY_THERE = (
+    "<frozen importlib",
+    *(f"{Path(str(module.__file__)).parent}{os.sep}" for module in (nexus, click, importlib)),
+)
+
+
 def load(name: str | None, *, backend: str | None = None, drain_s: float | None = None) -> App:
     """Import ``module:bus``, and let arguments win over what the app says. Raises `NotFound`, `SettingsError`."""
     module_name, _, attribute = (name or DEFAULT).partition(":")
@@ -39,11 +62,15 @@ def load(name: str | None, *, backend: str | None = None, drain_s: float | None 
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise
+            raise Fault(error) from None
         raise NotFound(
             f"there is no module {module_name} here" + ("" if name else f" ({DEFAULT} is the default)"),
             hint="name the app as module:bus, such as shop:bus for `bus = Nexus()` in shop.py",
         ) from None
+    except NexusError:  # it says itself what to do
+        raise
+    except Exception as error:
+        raise Fault(error) from None
     buses = {key: value for key, value in vars(module).items() if isinstance(value, Nexus)}
     if not attribute:
         attribute = next(iter(buses), "bus") if len(buses) == 1 else "bus"
