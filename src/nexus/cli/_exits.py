@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import errno
 import sys
 from collections.abc import Callable
 
 import click
 
+from nexus.cli import output_failed
 from nexus.cli._text import escape
 from nexus.errors import (
     FilterError,
@@ -64,6 +65,9 @@ _CODES: dict[str, int] = {
 }
 
 
+_NO_OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
 def exit_code(error: NexusError) -> int:
     """Return the exit code of an error: that of the nearest class that has one, else whether it may be tried again."""
     for kind in type(error).__mro__:
@@ -96,11 +100,11 @@ def run(work: Callable[[], object]) -> int:
     except (click.Abort, KeyboardInterrupt):
         say("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read has had enough. Python's own flush at the end would still complain.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+    except OSError as error:
+        # A file's error has its name, and stdout has none.
+        if error.filename is not None or error.errno not in _NO_OUTPUT:
+            raise
+        return output_failed(error)
     except NexusError as error:
         say(str(error))
         return exit_code(error)

@@ -166,6 +166,7 @@ def export(file: str, chosen: Chosen, url: str | None) -> None:
 
     if file == "-":
         count = asyncio.run(write(sys.stdout.buffer))
+        sys.stdout.buffer.flush()
     else:
         part = Path(f"{file}.part")  # a file of this name is whole
         try:

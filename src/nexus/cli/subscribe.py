@@ -59,17 +59,23 @@ async def _consume(
     done = asyncio.Event()
     run = into_command(program) if program is not None else None
     handled = 0
+    unread: OSError | None = None
 
     # With a limit one after the other, so that no more than that is taken.
     @bus.on(*patterns, group=group, where=where, start=start, workers=1 if limit is not None else None)
     async def handle(event: Event[Any]) -> None:
-        nonlocal handled
+        nonlocal handled, unread
         if done.is_set():
             await asyncio.Event().wait()  # it is given back when the bus closes
         if run is not None:
             await run(event)
         else:
-            click.echo(escape_json(to_cloudevent(event).decode()))
+            try:
+                click.echo(escape_json(to_cloudevent(event).decode()))
+            except OSError as error:  # no fault of the event, which would be tried again and end as a dead letter
+                unread = error
+                done.set()
+                await asyncio.Event().wait()
         handled += 1
         if limit is not None and handled >= limit:
             done.set()
@@ -78,4 +84,6 @@ async def _consume(
     async with bus:
         await done.wait()
         bus.consumer(group).interrupt_all("enough")
+    if unread is not None:
+        raise unread
     return handled
