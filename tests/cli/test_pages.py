@@ -9,6 +9,7 @@ import re
 import click
 
 import nexus
+from nexus import errors as found_in
 from nexus.errors import NexusError
 
 from .conftest import ROOT
@@ -73,3 +74,13 @@ def test_every_code_of_the_page_exists_and_stands_once() -> None:
 def test_codes_in_the_code_are_those_of_errors() -> None:
     source = "\n".join(file.read_text("utf-8") for file in (ROOT / "src" / "nexus").rglob("*.py"))
     assert set(re.findall(r"NXS-\d{4}", source)) <= {kind.code for kind in errors()}
+
+
+def test_every_error_that_a_program_may_meet_is_imported_from_one_place() -> None:
+    for kind in errors():
+        if not kind.__module__.startswith(("nexus.cli", "nexus.backends")):
+            assert getattr(found_in, kind.__name__) is kind
+            assert kind.__name__ in dir(found_in)
+    not_for_import = {kind.__name__ for kind in errors() if not hasattr(found_in, kind.__name__)}
+    text = ERRORS.partition("Not for import are")[2].partition("## ")[0]
+    assert not_for_import == set(re.findall(r"`(\w+)`", text)) - {"BackendError"}
