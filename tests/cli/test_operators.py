@@ -116,3 +116,14 @@ class TestCompletion:
 def test_plugins_are_listed(nexus: Run) -> None:
     assert isinstance(rows(nexus("plugins", "-o", "json")), list)
     assert "NAME" in nexus("plugins").stdout
+
+
+def test_the_line_that_moves_a_program_to_a_broker_is_told_beside_that_for_tests(
+    nexus: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEXUS_NATS_SERVERS", "nats://127.0.0.1:1")
+    done = nexus("brokers", "up", "nats")
+    assert done.stdout == "export NEXUS_NATS_SERVERS=nats://127.0.0.1:1\n"
+    assert done.stderr.endswith("\n# export NEXUS_BACKEND=nats://127.0.0.1:1\n")
+    monkeypatch.setenv("NEXUS_NATS_SERVERS", "nats://me:secret@127.0.0.1:1")
+    assert "secret" not in nexus("brokers", "up", "nats").stderr

@@ -53,12 +53,16 @@ def _name(default: str | None) -> Callable[[Callable[..., object]], Callable[...
 def up(kinds: tuple[str, ...], nodes: str, name: str, output: str, as_json: bool) -> None:
     """Have brokers run, all three without a KIND; fetch what is missing.
 
-    Prints the lines that tell tests where they are: eval "$(nexus brokers up)".
+    Prints the lines that tell tests where they are: eval "$(nexus brokers up)". A program works on
+    one when NEXUS_BACKEND names its URL; the line that says so is among the talk on stderr.
     """
     rows = [_row(brokers.up(kind, int(nodes), name=name, tell=say)) for kind in kinds or brokers.KINDS]
     if output == "table" and not as_json:
         for row in rows:
             click.echo(f"export {row['variable']}={shlex.quote(str(row['value']))}")
+        for row in rows:
+            if not row["given"] or shown(str(row["url"])) == row["url"]:  # else it has a password of the user's
+                say(f"# export NEXUS_BACKEND={shlex.quote(str(row['url']))}")
     else:
         print_rows(rows, FIELDS, "json" if as_json else output)
 
