@@ -79,6 +79,12 @@ def test_a_store_that_is_elsewhere_is_told_with_its_whole_path(below: Path, plac
     assert shown_path(place / "x.db") == str(place / "x.db")
 
 
+def test_no_folder_is_made_for_a_path_with_a_slip(nexus: Run, below: Path) -> None:
+    app(below, "Nexus()")
+    for verb in ("worker", "dev"):
+        assert "there is no folder" in nexus(verb, "shop:bus", "--backend", "sqlite:////nowhere/x.db", code=3).stderr
+
+
 @pytest.mark.slow  # a process
 def test_a_worker_below_a_store_consumes_from_it(below: Path, place: Path, start: Start, nexus: Run) -> None:
     file = app(below, "Nexus()")

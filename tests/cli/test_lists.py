@@ -192,6 +192,39 @@ def test_a_verb_that_reads_makes_no_file(nexus: Run, place: Path, verb: list[str
     assert list(place.iterdir()) == []
 
 
+MAKING = [
+    ["publish", "a.b"], ["publish", "--lines", "-"], ["schedules", "later", "a.b", "--in", "1h"],
+    ["schedules", "every", "nightly", "30 2 * * *", "a.b"], ["subscribe", "a.*", "--group", "g", "--limit", "1"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", MAKING)
+def test_no_verb_makes_a_store_that_is_not_named(nexus: Run, place: Path, verb: list[str]) -> None:
+    told = nexus(*verb, code=3).stderr
+    assert "no other store is named" in told
+    assert "nexus publish TYPE --url sqlite:///.nexus/nexus.db" in told
+    assert list(place.iterdir()) == []
+    nexus("publish", "a.b", "--url", "sqlite:///.nexus/nexus.db")
+    assert nexus("tail", "-o", "raw").stdout == "\n"
+
+
+@pytest.mark.parametrize("verb", MAKING[:-1])
+def test_a_verb_that_writes_makes_the_store_that_is_named(
+    nexus: Run, place: Path, monkeypatch: pytest.MonkeyPatch, verb: list[str]
+) -> None:
+    nexus(*verb, "--url", "sqlite:///argument.db")
+    monkeypatch.setenv("NEXUS_BACKEND", "sqlite:///setting.db")
+    nexus(*verb)
+    assert {"argument.db", "setting.db"} <= {path.name for path in place.iterdir()}
+
+
+@pytest.mark.parametrize("verb", [*MAKING, *READING])
+def test_no_verb_makes_the_folder_of_a_path_with_a_slip(nexus: Run, place: Path, verb: list[str]) -> None:
+    told = nexus(*verb, "--url", f"sqlite:///{place}/nowhere/dir/x.db", code=3).stderr
+    assert f"{place}/nowhere/dir" in told
+    assert list(place.iterdir()) == []
+
+
 def test_memory_is_another_process(nexus: Run) -> None:
     assert "lives in one process" in nexus("tail", "--url", "memory://", code=3).stderr
 

@@ -16,7 +16,7 @@ import msgspec
 import nexus
 from nexus import Nexus, NexusError, SettingsError
 from nexus.cli._exits import NotFound, say
-from nexus.cli._store import FILE, nearest, sqlite_path, url_of
+from nexus.cli._store import FILE, nearest, refuse_no_folder, sqlite_path, url_of
 from nexus.errors import ReadOnly
 from nexus.plugins import make_backend
 from nexus.spi.backend import Durability
@@ -85,6 +85,7 @@ def load(name: str | None, *, backend: str | None = None, drain_s: float | None 
 
 def _override(bus: Nexus, backend: str | None, drain_s: float | None) -> None:
     if backend is not None:
+        refuse_no_folder(backend)
         bus.use_backend(backend)
     elif _is_default(bus):
         folder = nearest()

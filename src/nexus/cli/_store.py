@@ -1,4 +1,4 @@
-"""Which store does a verb work on, and how is it opened? Verbs that read never create one.
+"""Which store does a verb work on, and how is it opened? Verbs that read never make one, and none makes one unnamed.
 
 The first of these: ``--url`` or ``NEXUS_URL``; the settings (``NEXUS_BACKEND``, ``nexus.toml``); the nearest
 ``.nexus/nexus.db`` in the working directory or above it.
@@ -48,8 +48,10 @@ def find(url: str | None, *, create: bool = False) -> Store:
     """Choose the store. Raises `NotFound`, `SettingsError`. ``create``: a file that is named may be missing."""
     store = _chosen(url)
     path = sqlite_path(store.url)
-    if path is not None and not create and not path.exists():
-        raise NotFound(f"there is no store {path}", hint="nexus publish or nexus dev makes one; --url names another")
+    if path is not None and not path.exists():
+        if not create:
+            raise NotFound(f"there is no store {path}", hint="nexus publish makes it; or correct its name")
+        refuse_no_folder(store.url)
     if store.url.startswith("memory://"):
         raise NotFound(
             "memory:// lives in one process, which this is not", hint="name another store with --url or NEXUS_BACKEND"
@@ -70,8 +72,19 @@ def _chosen(url: str | None) -> Store:
         return Store(url_of(folder / FILE), settings if settings.is_file() else None)
     raise NotFound(
         f"there is no {FILE} here or above, and no other store is named",
-        hint="run nexus dev, or name a store: --url, NEXUS_URL, or backend in nexus.toml",
+        hint=f"run an app with nexus dev, make one by hand with nexus publish TYPE --url {SQLITE}{FILE}, "
+        "or name a store: --url, NEXUS_URL, or backend in nexus.toml",
     )
+
+
+def refuse_no_folder(url: str) -> None:
+    """Raise `NotFound` for a file in a folder that is not there: a slip. Only ``.nexus`` is made with its store."""
+    path = sqlite_path(url)
+    if path is None:
+        return
+    folder = path.parent.parent if path.parent.name == FILE.parent.name else path.parent
+    if not folder.is_dir():
+        raise NotFound(f"there is no folder {folder} for a store", hint="make it, or correct the path")
 
 
 def nearest() -> Path | None:

@@ -21,7 +21,7 @@ from nexus.cli import _app, _values, version
 from nexus.cli._exits import INTERRUPTED, say
 from nexus.cli._files import changed, mtimes
 from nexus.cli._root import command as make_command
-from nexus.cli._store import shown, shown_path, sqlite_path
+from nexus.cli._store import refuse_no_folder, shown, shown_path, sqlite_path
 from nexus.cli.worker import log_to_stderr
 
 POLL_S = 0.5
@@ -42,6 +42,8 @@ def command(
     """Run APP (module:bus; app:bus without it) and start it anew when a .py file below here changes."""
     if ephemeral and backend:
         raise click.UsageError("--ephemeral is a backend of its own; leave out --backend")
+    if backend is not None:
+        refuse_no_folder(backend)  # no change of a file would mend it
     if reload and _ROUND not in os.environ:
         code = Supervisor([sys.executable, "-m", "nexus", *_arguments()], Path.cwd(), drain).run()
         click.get_current_context().exit(code)

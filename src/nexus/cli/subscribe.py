@@ -42,7 +42,7 @@ def command(
     Each is printed in CloudEvents' JSON format and acknowledged, or given to a command: 0 is done,
     anything else is tried again and ends as a dead letter.
     """
-    bus = find(url).bus()
+    bus = find(url, create=True).bus()
     handled = asyncio.run(_consume(bus, patterns, group, where, start, program, limit))
     say(f"{handled} events")
 
