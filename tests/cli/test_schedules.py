@@ -31,7 +31,10 @@ class TestSchedules:
         [
             (("later", "a.due"), 2),
             (("later", "a.due", "--in", "1h", "--at", "2026-01-31T12:00:00Z"), 2),
-            (("later", "a.due", "{", "--in", "1h"), 2),
+            (("later", "a.due", "{", "--in", "1h"), 1),
+            (("later", "a.due", '{"a":1,"a":2}', "--in", "1h"), 1),
+            (("every", "x", "1 * * * *", "a.due", '{"a":1,"a":2}'), 1),
+            (("every", "x", "1 * * * *", "a.due", "NaN"), 1),
             (("every", "x", "61 * * * *", "a.due"), 2),
             (("cancel", "nothing"), 3),
             (("fire", "nothing"), 3),
@@ -42,6 +45,12 @@ class TestSchedules:
     ) -> None:
         nexus("publish", "a.b", "1", "--url", store)
         nexus("schedules", *arguments, code=code)
+
+    def test_a_payload_is_published_as_it_was_written(self, nexus: Run, store: str) -> None:
+        exact = '{"total":12345678901234567890.10,"none":null}'
+        nexus("schedules", "later", "a.due", exact, "--in", "1ms", "--key", "k", "--url", store)
+        got = nexus("subscribe", "a.*", "--group", "g", "--from", "earliest", "--limit", "1").stdout
+        assert exact.strip("{}") in got
 
 
 class TestSubscribe:
