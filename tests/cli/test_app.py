@@ -118,3 +118,12 @@ def test_of_a_fault_in_the_app_only_its_own_frames_are_shown(
         shown = nexus(verb, "shop:bus", *(["--no-reload"] if verb == "dev" else []), code=1).stderr
         assert all(line.format(file) in shown for line in told), shown
         assert shown.count("  File ") == sum("File" in line for line in told)
+
+
+def test_a_handler_that_is_registered_wrongly_is_told_with_its_place(nexus: Run, place: Path) -> None:
+    file = app(place, "Nexus()")
+    with file.open("a") as more:
+        more.write("\n@bus.on\nasync def handle(order: dict) -> None: ...\n")
+    told = nexus("worker", "shop:bus", code=2).stderr
+    assert f"{file}:4: pattern must be text" in told
+    assert 'Next: name an event type in brackets: @bus.on("order.placed")' in told

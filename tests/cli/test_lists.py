@@ -95,6 +95,28 @@ class TestLists:
         assert read_yaml(nexus(*verb, "-o", "yaml").stdout) == told
 
 
+@pytest.mark.usefixtures("consumed")
+@pytest.mark.parametrize(
+    ("verb", "hint"),
+    [
+        (["topics", "show", "x"], "known: events"),
+        (["topics", "show", "evnts"], "did you mean 'events'?"),
+        (["groups", "show", "x"], "known: billing"),
+        (["groups", "watch", "biling"], "did you mean 'billing'?"),
+        (["subscriptions", "pause", "x"], "known: billing"),
+        (["subscriptions", "seek", "billing", "evnts[0]@1", "--yes"], "did you mean 'events'?"),
+    ],
+)
+def test_a_name_that_is_not_known_is_answered_with_those_that_are(nexus: Run, verb: list[str], hint: str) -> None:
+    assert f"\nNext: {hint}\n" in nexus(*verb, code=3).stderr
+
+
+@pytest.mark.usefixtures("consumed")
+def test_a_partition_that_is_not_there_is_answered_with_their_number(nexus: Run) -> None:
+    told = nexus("subscriptions", "seek", "billing", "events[99]@2", "--yes", code=2).stderr
+    assert "topic events has 16 partitions, from 0 on" in " ".join(told.split())
+
+
 def lag(owner: str | None, handover: Handover | None = None, low: int = 3) -> PartitionLag:
     return PartitionLag("orders", 0, low, 5, 1, owner, None, "", handover)
 

@@ -99,6 +99,10 @@ class TestExplain:
         assert {row["code"] for row in rows(nexus("explain", "-o", "json"))} == explain.entries().keys()
         nexus("explain", "NXS-9", code=3)
 
+    def test_what_is_told_is_for_a_terminal(self) -> None:
+        assert explain.entries()["NXS-2200"]["do"] == "see docs/filters.md and docs/patterns.md"
+        assert not [row for row in explain.entries().values() if "](" in "".join(row.values())]
+
 
 class TestCompletion:
     @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -215,3 +215,21 @@ def test_the_module_of_each_command_is_named_as_it_is() -> None:
         command = importlib.import_module(f"nexus.cli.{name}").command
         assert command.name == name
         assert isinstance(command, Verbs) or not isinstance(command, click.Group)
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        (errors.Unavailable("x"), "nexus doctor"),
+        (errors.ReadOnly("x"), "check who may read and write"),
+        (errors.CorruptData("x"), "nexus explain NXS-4004"),
+    ],
+)
+def test_every_error_says_what_to_do_next(
+    error: errors.NexusError, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    _exits.run(fail)
+    assert f"\nNext: {hint}" in capsys.readouterr().err

@@ -17,7 +17,7 @@ import nexus
 from nexus import Nexus, NexusError, SettingsError
 from nexus.cli._exits import NotFound, say
 from nexus.cli._store import FILE, nearest, refuse_no_folder, sqlite_path, url_of
-from nexus.errors import ReadOnly
+from nexus.errors import FilterError, ReadOnly
 from nexus.plugins import make_backend
 from nexus.spi.backend import Durability
 
@@ -67,8 +67,8 @@ def load(name: str | None, *, backend: str | None = None, drain_s: float | None 
             f"there is no module {module_name} here" + ("" if name else f" ({DEFAULT} is the default)"),
             hint="name the app as module:bus, such as shop:bus for `bus = Nexus()` in shop.py",
         ) from None
-    except NexusError:  # it says itself what to do
-        raise
+    except NexusError as error:  # it says itself what to do, and here where
+        raise _placed(error) from None
     except Exception as error:
         raise Fault(error) from None
     buses = {key: value for key, value in vars(module).items() if isinstance(value, Nexus)}
@@ -81,6 +81,16 @@ def load(name: str | None, *, backend: str | None = None, drain_s: float | None 
         raise NotFound(f"module {module_name} has no Nexus named {attribute!r}", hint=hint)
     _override(bus, backend, drain_s)
     return App(f"{module_name}:{attribute}", bus)
+
+
+def _placed(error: NexusError) -> NexusError:
+    """Have an error name the line of the app that it comes from."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_WAY_THERE)]
+    if own:
+        error.message = f"{own[-1].filename}:{own[-1].lineno}: {error.message}"
+    if isinstance(error, FilterError) and error.message.endswith("not function"):
+        error.hint = 'name an event type in brackets: @bus.on("order.placed")'
+    return error
 
 
 def _override(bus: Nexus, backend: str | None, drain_s: float | None) -> None:

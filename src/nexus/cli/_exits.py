@@ -20,6 +20,7 @@ from nexus.errors import (
     IdConflict,
     MissingExtra,
     NexusError,
+    ReadOnly,
     SettingsError,
     Unavailable,
     UnknownGroup,
@@ -81,6 +82,15 @@ def say(text: str) -> None:
     click.echo(escape(text, keep="\n"), err=True)
 
 
+def _hint(error: NexusError) -> str:
+    """What to do about an error that does not say so itself."""
+    if isinstance(error, Unavailable):
+        return "nexus doctor asks the store and tells what is amiss; is it running, and is its address right?"
+    if isinstance(error, ReadOnly):
+        return "check who may read and write the file and its folder"
+    return f"nexus explain {error.code} tells what causes it"
+
+
 def run(work: Callable[[], object]) -> int:
     """Run a command and return its exit code; what went wrong is on stderr."""
     try:
@@ -106,6 +116,8 @@ def run(work: Callable[[], object]) -> int:
             raise
         return output_failed(error)
     except NexusError as error:
+        if error.hint is None:
+            error.hint = _hint(error)
         say(str(error))
         return exit_code(error)
     return OK

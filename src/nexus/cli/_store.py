@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import AsyncIterator, Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
@@ -21,10 +23,12 @@ from nexus.cli._values import URL
 from nexus.core.control import TOPIC as CONTROL
 from nexus.core.control import replay_group
 from nexus.core.delays import TOPIC as DELAYS
+from nexus.errors import NexusError, UnknownGroup, UnknownTopic
 from nexus.spi.backend import Backend
 
 SQLITE = "sqlite:///"
 FILE = Path(".nexus", "nexus.db")
+_KNOWN_SHOWN = 20
 
 
 class Store(NamedTuple):
@@ -124,8 +128,20 @@ async def opened(url: str | None) -> AsyncIterator[Nexus]:
     await bus.backend.open()
     try:
         yield bus
+    except (UnknownTopic, UnknownGroup) as error:
+        await _name_others(bus, error)
+        raise
     finally:
         await bus.backend.close()
+
+
+async def _name_others(bus: Nexus, error: UnknownTopic | UnknownGroup) -> None:
+    """Have an error about a name say the near one, or those that there are."""
+    with contextlib.suppress(NexusError):
+        names = await (topics_of(bus.backend) if isinstance(error, UnknownTopic) else groups_of(bus))
+        near = [near for word in re.findall(r"'([^']+)'", error.message) for near in get_close_matches(word, names, 1)]
+        known = ", ".join(names[:_KNOWN_SHOWN]) + (", …" if len(names) > _KNOWN_SHOWN else "")
+        error.hint = f"did you mean {near[-1]!r}?" if near else f"known: {known or 'none'}"
 
 
 async def topics_of(backend: Backend, *, parking: bool = False) -> list[str]:

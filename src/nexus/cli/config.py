@@ -53,7 +53,10 @@ def show(file: str | None, output: str) -> None:
 @command.command("check")
 @_file
 def check(file: str | None) -> None:
-    """Read the settings and the schema files they name, and say what is wrong; exits with 2 then."""
+    """Read the settings, and say what is wrong; exits with 2 then.
+
+    The JSON Schema files that they name are read too.
+    """
     loaded = load(file=file)
     _check_schemas(loaded)
     options = loaded.backends.chosen(loaded.settings.backend)
