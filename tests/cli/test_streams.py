@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -85,6 +86,30 @@ def test_an_event_that_could_not_be_printed_comes_again(shell: Shell, nexus: Run
     assert (done.returncode, done.stderr) == (0, "")
     (group,) = rows(nexus("groups", "ls", "-o", "json"))
     assert group["lag"] == 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "code"),
+    [
+        (["tail", "-f", "--from", "earliest"], 0),
+        (["tail", "-f", "--from", "earliest", "--limit", "5"], 130),
+        (["top", "-o", "json", "--interval", "10ms"], 0),
+        (["top", "-o", "json", "--interval", "10ms", "--count", "1000000"], 130),
+        (["subscribe", "a.*", "--group", "g", "--from", "earliest"], 0),
+        (["subscribe", "a.*", "--group", "g", "--from", "earliest", "--limit", "5"], 130),
+    ],
+)
+def test_ctrl_c_is_the_end_of_what_goes_on_until_then_and_cuts_other_things_short(
+    nexus: Run, store: str, start: Callable[..., subprocess.Popen[str]], verb: list[str], code: int
+) -> None:
+    nexus("publish", "a.b", "1", "--url", store)
+    process = start(*verb)
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, talk = process.communicate(timeout=30)
+    assert process.returncode == code, talk
+    assert "Traceback" not in talk
 
 
 @pytest.mark.parametrize("module", ["importlib.util", "click", "nexus.cli._root", "nexus.app", "nexus.cli.tail"])

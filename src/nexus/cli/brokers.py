@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import time
@@ -166,8 +167,9 @@ def logs(kind: str, node: int, nodes: str, name: str, lines: int, follow: bool) 
         for line in wanted.last_lines(lines):
             click.echo(escape(line))
         return
-    for line in followed(wanted, lines):
-        click.echo(escape(line))
+    with contextlib.suppress(KeyboardInterrupt):  # its end
+        for line in followed(wanted, lines):
+            click.echo(escape(line))
 
 
 def followed(node: Node, lines: int) -> Iterator[str]:

@@ -10,6 +10,7 @@ import click
 from nexus.cli._exits import say
 from nexus.cli._output import output_option, print_rows, to_json
 from nexus.cli._root import group
+from nexus.cli._signals import until_interrupted
 from nexus.cli._store import groups_of, opened, url_option
 from nexus.cli._text import escape, shown_time
 from nexus.cli._values import DURATION
@@ -130,7 +131,7 @@ def watch(name: str, interval: float, output: str, url: str | None) -> None:
                     click.echo(to_json(row) if output == "json" else _line(row))
                 known = _hands(parts)
 
-    asyncio.run(follow())
+    until_interrupted(follow())
 
 
 def changes(name: str, known: dict[Place, Hands], parts: list[PartitionLag], now: float) -> list[dict[str, object]]:

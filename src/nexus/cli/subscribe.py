@@ -9,12 +9,12 @@ import click
 
 from nexus import Event, Nexus
 from nexus.cli import _values
-from nexus.cli._exits import say
+from nexus.cli._exits import INTERRUPTED, say
 from nexus.cli._root import command as make_command
 from nexus.cli._signals import at_end
 from nexus.cli._store import find, url_option
 from nexus.cli._targets import into_command
-from nexus.cli._text import escape_json
+from nexus.cli._text import counted, escape_json
 from nexus.core.envelope import to_cloudevent
 
 
@@ -44,7 +44,9 @@ def command(
     """
     bus = find(url, create=True).bus()
     handled = asyncio.run(_consume(bus, patterns, group, where, start, program, limit))
-    say(f"{handled} events")
+    say(counted(handled, "event"))
+    if limit is not None and handled < limit:
+        click.get_current_context().exit(INTERRUPTED)
 
 
 async def _consume(
