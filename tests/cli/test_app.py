@@ -127,3 +127,29 @@ def test_a_handler_that_is_registered_wrongly_is_told_with_its_place(nexus: Run,
     told = nexus("worker", "shop:bus", code=2).stderr
     assert f"{file}:4: pattern must be text" in told
     assert 'Next: name an event type in brackets: @bus.on("order.placed")' in told
+
+
+@pytest.mark.parametrize(
+    ("parameters", "refused"),
+    [
+        ("order, event", False),
+        ("order, ctx", False),
+        ("order: dict, event, context", False),
+        ("order: dict, again: list", False),
+        ("order, evnt", True),
+        ("order: dict, who", True),
+        ("event, order, more", True),
+    ],
+)
+def test_a_parameter_without_a_type_beside_the_payload_is_refused(
+    nexus: Run, place: Path, parameters: str, refused: bool
+) -> None:
+    file = app(place, "Nexus()")
+    with file.open("a") as more:
+        more.write(f'\n@bus.on("a.*", group="g")\nasync def handle({parameters}) -> None: ...\n')
+    if not refused:
+        assert _app.load("shop:bus").bus.groups
+        return
+    told = nexus("worker", "shop:bus", code=2).stderr
+    assert "would get the payload" in told
+    assert f"say what {parameters.split()[-1]} is" in told

@@ -82,6 +82,10 @@ class TestTop:
         written = nexus("top", "--interval", "10ms", "--count", "1").stdout
         assert "events" in written
         assert "shipping" in written
+        assert written.endswith("\n")
+        told = json.loads(nexus("top", "-o", "json", "--interval", "10ms", "--count", "1").stdout)
+        heads = [line.split() for line in written.splitlines() if "_per_s" in line]
+        assert heads == [list(told["topics"][0]), list(told["groups"][0])]
 
 
 class TestExplain:

@@ -40,6 +40,21 @@ def test_every_command_and_every_option_is_on_its_page() -> None:
                     assert f"`{flag}`" in text, f"nexus {name} {flag}"
 
 
+def test_the_page_says_which_commands_have_formats() -> None:
+    told, lines, own = re.search(
+        r"^`-o` is an option of (.*?); without `yaml`,(.*?); with formats of their own(.*?)\n\n", CLI, re.M | re.S
+    ).groups()  # type: ignore[union-attr]
+    has: dict[tuple[str, ...], set[str]] = {}
+    for name, command in commands():
+        for option in command.params:
+            if option.name == "output":
+                assert isinstance(option.type, click.Choice)
+                has.setdefault(tuple(option.type.choices), set()).add(name)
+    assert has.pop(("table", "json", "yaml")) == set(re.findall(r"`([a-z ]+)`", told))
+    assert has.pop(("table", "json")) == set(re.findall(r"`([a-z ]+)`", lines))
+    assert set.union(*has.values()) == set(re.findall(r"`([a-z ]+)`", own))
+
+
 def test_every_option_of_the_page_exists() -> None:
     known = {flag for _, one in commands() for option in one.params for flag in (*option.opts, *option.secondary_opts)}
     known |= {"--help", "--version"}

@@ -40,7 +40,7 @@ class Look(msgspec.Struct, frozen=True):
 def command(interval: float, count: int | None, output: str, url: str | None) -> None:
     """Show rates, lags, parked and dead events of a store, until Ctrl-C or q.
 
-    `in/s` is what is stored, `out/s` how fast watermarks move. With json each look is a line.
+    `in_per_s` is what is stored, `out_per_s` how fast watermarks move. With json each look is a line.
     """
     watching = _run(url, interval, count, output)
     if count is None:
