@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from nexus import DeadLetter, Nexus, Publish
-from nexus.cli import explain, top
+from nexus.cli import explain, plugins, top
 from nexus.errors import NexusError
 
 from .conftest import Run, rows
@@ -124,6 +124,12 @@ class TestCompletion:
 def test_plugins_are_listed(nexus: Run) -> None:
     assert isinstance(rows(nexus("plugins", "-o", "json")), list)
     assert "NAME" in nexus("plugins").stdout
+
+
+def test_without_plugins_those_that_are_there_anyway_are_named(nexus: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "entry_points", lambda group: ())
+    assert nexus("plugins").stderr == "none beside kafka, memory, nats, rabbitmq, sqlite\n"
+    assert nexus("plugins", "-o", "json").stderr == ""
 
 
 def test_the_line_that_moves_a_program_to_a_broker_is_told_beside_that_for_tests(

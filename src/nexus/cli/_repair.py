@@ -84,7 +84,7 @@ def act(verb: str, done: str, some: Act, ids: Sequence[str], chosen: Chosen, rat
     results = dict.fromkeys(missing, "not found") | dict.fromkeys(wanted, "gone")
     if wanted:
         asyncio.run(_work(done, some, wanted, results, ids, chosen, rate, url))
-    print_rows([{"id": id, "result": result} for id, result in results.items()], RESULT_FIELDS, output)
+    print_rows([{"id": id, "result": result} for id, result in results.items()], RESULT_FIELDS, output, none=None)
     ends = set(results.values())
     say(f"{done} {sum(result == done for result in results.values())} of {len(results)}")
     if "gone" in ends:

@@ -19,6 +19,10 @@ def _color(context: click.Context, _: click.Parameter, value: bool) -> None:
         context.find_root().color = context.color = False
 
 
+_OF_VERBS = ("--url", "-o", "--output", "--backend", "--group", "--topic", "--where")
+"""Options that many commands have; a group of them has none."""
+
+
 no_color = click.option(
     "--no-color", is_flag=True, expose_value=False, callback=_color, help="Print no colours; so does NO_COLOR."
 )
@@ -38,7 +42,12 @@ class Verbs(click.Group):
         if not args and not ctx.resilient_parsing:
             click.echo(ctx.get_help(), err=True)
             ctx.exit(_exits.USAGE)
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.option_name in _OF_VERBS:
+                ctx.fail(f"put {error.option_name} behind the command")
+            raise
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -22,6 +22,7 @@ from nexus.cli._exits import INTERRUPTED, say
 from nexus.cli._files import changed, mtimes
 from nexus.cli._root import command as make_command
 from nexus.cli._store import refuse_no_folder, shown, shown_path, sqlite_path
+from nexus.cli._text import counted
 from nexus.cli.worker import log_to_stderr
 
 POLL_S = 0.5
@@ -90,7 +91,13 @@ def _banner(app: _app.App) -> None:
         f"next       nexus publish {example} JSON   ·   nexus tail -f",
     )
     right = (
-        f"{handlers} handlers · {len(bus.groups)} groups · {len(bus.publisher.specs)} topics",
+        " · ".join(
+            (
+                counted(handlers, "handler"),
+                counted(len(bus.groups), "group"),
+                counted(len(bus.publisher.specs), "topic"),
+            )
+        ),
         f"durable: {_app.durable(bus)}",
         f"Ctrl-C drains ({bus.settings.drain_s:g} s), twice = now",
         "",

@@ -18,6 +18,15 @@ from nexus.cli._text import shown_time
 from nexus.cli._who import who
 from nexus.event import JSON
 
+_SHORT = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
 FIELDS = ("id", "due_at", "type", "key", "cron", "zone")
 
 
@@ -92,6 +101,10 @@ def every(
     CRON is minute, hour, day, month and weekday in one argument, such as '30 2 * * *'. The schedule
     of a known NAME is changed. Some process of the store must consume by then.
     """
+    if cron in _SHORT:
+        raise click.BadParameter(
+            f"{cron} is written {_SHORT[cron]!r}: minute, hour, day, month, weekday", param_hint="CRON"
+        )
     payload = None if data is None else msgspec.json.decode(_values.payload(data))
 
     async def make() -> None:
