@@ -112,14 +112,20 @@ def test_ctrl_c_is_the_end_of_what_goes_on_until_then_and_cuts_other_things_shor
     assert "Traceback" not in talk
 
 
+@pytest.mark.parametrize("come", ["raise KeyboardInterrupt", "signal.raise_signal(signal.SIGINT)", "lose()"])
 @pytest.mark.parametrize("module", ["importlib.util", "click", "nexus.cli._root", "nexus.app", "nexus.cli.tail"])
-def test_ctrl_c_while_modules_are_loaded_is_an_interruption(module: str) -> None:
+def test_ctrl_c_while_modules_are_loaded_is_an_interruption(module: str, come: str) -> None:
     code = f"""
-import sys
+import signal, sys
+def lose():  # as a callback of the import system does
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        pass
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
         if name == {module!r}:
-            raise KeyboardInterrupt
+            {come}
 sys.modules.pop({module!r}, None)
 sys.meta_path.insert(0, Interrupt())
 from nexus.cli import main

@@ -7,6 +7,7 @@ module nor the table below imports click, rich or the bus.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -75,11 +76,24 @@ def version() -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command with the process's arguments, and exit with its code."""
     try:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _end_at_once)
         _open_streams()
         _main(list(sys.argv[1:] if arguments is None else arguments))
-    except KeyboardInterrupt:  # while modules were loaded; what a verb does is told by `_exits`
-        sys.stderr.write("interrupted\n")
-        sys.exit(130)
+    except KeyboardInterrupt:
+        _end_at_once()
+
+
+def _end_at_once(*_: object) -> None:
+    """End at Ctrl-C while modules are loaded: nothing has begun, and an import may lose a `KeyboardInterrupt`."""
+    os.write(2, b"interrupted\n")
+    os._exit(130)
+
+
+def loaded() -> None:
+    """Have Ctrl-C raise `KeyboardInterrupt` from now on: the verb begins."""
+    if signal.getsignal(signal.SIGINT) is _end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _open_streams() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from nexus.cli import COMMANDS, _exits, help_text, version
+from nexus.cli import COMMANDS, _exits, help_text, loaded, version
 
 
 def _color(context: click.Context, _: click.Parameter, value: bool) -> None:
@@ -70,6 +70,7 @@ class Root(Verbs):
         if cmd_name not in COMMANDS:
             return None
         found: click.Command = importlib.import_module(f"nexus.cli.{cmd_name}").command
+        loaded()
         return found
 
     def get_help(self, ctx: click.Context) -> str:
