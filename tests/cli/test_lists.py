@@ -243,7 +243,7 @@ def test_a_verb_that_writes_makes_the_store_that_is_named(
 @pytest.mark.parametrize("verb", [*MAKING, *READING])
 def test_no_verb_makes_the_folder_of_a_path_with_a_slip(nexus: Run, place: Path, verb: list[str]) -> None:
     told = nexus(*verb, "--url", f"sqlite:///{place}/nowhere/dir/x.db", code=3).stderr
-    assert f"{place}/nowhere/dir" in told
+    assert f"there is no folder {place}/nowhere/dir for a store" in told
     assert list(place.iterdir()) == []
 
 

@@ -53,9 +53,9 @@ def find(url: str | None, *, create: bool = False) -> Store:
     store = _chosen(url)
     path = sqlite_path(store.url)
     if path is not None and not path.exists():
+        refuse_no_folder(store.url)
         if not create:
             raise NotFound(f"there is no store {path}", hint="nexus publish makes it; or correct its name")
-        refuse_no_folder(store.url)
     if store.url.startswith("memory://"):
         raise NotFound(
             "memory:// lives in one process, which this is not", hint="name another store with --url or NEXUS_BACKEND"
