@@ -22,14 +22,24 @@
     │   └── UnknownGroup
     ├── CursorLost                 a known group has no cursor; somebody must decide where to go on
     ├── HandlerError               a handler cannot be used as registered
-    └── Closed                     the bus was closed
+    ├── Closed                     the bus was closed
+    ├── NoReply                    nobody answered a request in time
+    ├── NotDead                    there is no such dead letter
+    ├── UnknownReplay
+    ├── UnknownSchedule
+    └── BrokerFailed               a broker for tests could not be installed, started or ended
+        └── MissingProgram
 
 An error says what failed, where, and what to do next (``hint``). ``retryable`` tells whether the same
 call may succeed later without a change. ``code`` is stable and listed in ``docs/errors.md``.
+
+All of them are imported from here. Those from `NoReply` on are made where they are raised, and loaded when they are
+asked for.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import ClassVar
 
 
@@ -192,3 +202,25 @@ class Closed(NexusError):
     """The bus was closed; it takes and gives no more events."""
 
     code = "NXS-5100"
+
+
+_HOMES = {
+    "BrokerFailed": "nexus.brokers.errors",
+    "MissingProgram": "nexus.brokers.errors",
+    "NoReply": "nexus.runtime.requests",
+    "NotDead": "nexus.runtime.deadletters",
+    "UnknownReplay": "nexus.runtime.replays",
+    "UnknownSchedule": "nexus.runtime.schedules",
+}
+
+
+def __getattr__(name: str) -> type[NexusError]:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nexus.errors' has no attribute {name!r}")
+    found: type[NexusError] = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -15,7 +15,7 @@ import click
 import pytest
 
 from nexus import Nexus, Retry
-from nexus.cli import _repair
+from nexus.cli import _asking, _repair
 from nexus.cli._letters import ERROR_FIELDS, FIELDS, SHOW_FIELDS
 from nexus.core.outcome import DeadLetter
 
@@ -105,7 +105,9 @@ class TestLooking:
 
     def test_filters_choose(self, nexus: Run) -> None:
         assert len(ids(nexus, "--group", "billing", "--topic", "events")) == 3
-        assert ids(nexus, "--topic", "other") == []
+        assert "known: events" in nexus("dlq", "ls", "--topic", "other", code=3).stderr
+        assert "did you mean 'events'?" in nexus("dlq", "requeue", "--all", "--topic", "event", code=3).stderr
+        assert "no fingerprint" in nexus("dlq", "ls", "--error", "zzz", code=2).stderr
         assert ids(nexus, "--where", "data.total < -2") == [id_of(nexus, "k3")]
         assert "NXS-4008" in nexus("dlq", "ls", "--group", "other", code=3).stderr
         nexus("dlq", "ls", "--where", "data.", code=2)
@@ -155,7 +157,7 @@ def test_an_edited_event_is_requeued_and_handled(nexus: Run, dead: str, editor: 
 
 def test_the_editor_gets_pretty_json_in_a_file_of_its_own(nexus: Run, dead: str, editor: Path, place: Path) -> None:
     editor.write_text(f'#!/bin/sh\ncat "$1" > {place}/seen; stat -c %a "$(dirname "$1")" >> {place}/seen\n')
-    assert "nothing was changed" in nexus("dlq", "edit", id_of(nexus, "k1")).stderr
+    assert "nothing was changed" in nexus("dlq", "edit", id_of(nexus, "k1"), "--yes").stderr
     assert (place / "seen").read_text() == '{\n  "total": -1,\n  "exact": 12345678901234567890.10\n}\n700\n'
     assert len(ids(nexus)) == 3
 
@@ -250,7 +252,7 @@ def test_discard_says_what_and_how_many_and_asks(nexus: Run, dead: str) -> None:
     id = id_of(nexus, "k1")
     for given in ([id], ["--all"]):
         result = nexus("dlq", "discard", *given, input="n\n", code=1)
-        assert f"{len(given) if given == [id] else 3} dead letters of billing: " in result.stderr
+        assert f"{'1 dead letter' if given == [id] else '3 dead letters'} of billing: " in result.stderr
         assert "Discard " in result.stderr
         assert "--yes" in nexus("dlq", "discard", *given, input="", code=2).stderr
     assert len(ids(nexus)) == 3
@@ -265,7 +267,7 @@ def test_one_that_is_gone_when_the_command_arrives_is_a_conflict(
     id = id_of(nexus, "k1")
     asked = _repair.ask
 
-    def slow_answer(question: str, yes: bool) -> None:
+    def slow_answer(question: str, yes: bool, about: str) -> None:
         monkeypatch.setattr(_repair, "ask", asked)
         nexus("dlq", "discard", id, "--yes")
 
@@ -291,9 +293,35 @@ def test_ctrl_c_at_the_question_is_an_interruption(nexus: Run, dead: str, monkey
         except KeyboardInterrupt:
             raise click.Abort from None
 
+    monkeypatch.setattr(_asking, "on_terminal", lambda: True)
     monkeypatch.setattr(click, "confirm", interrupted)
     nexus("dlq", "discard", "--all", code=130)
     assert len(ids(nexus)) == 3
+
+
+def test_a_question_to_nobody_is_one_line_and_no_editor_is_opened(
+    nexus: Run, dead: str, editor: Path, place: Path
+) -> None:
+    editor.write_text(f"#!/bin/sh\ntouch {place}/opened\n")
+    for verb in (["requeue", "--all"], ["discard", id_of(nexus, "k1")], ["edit", id_of(nexus, "k1")]):
+        told = nexus("dlq", *verb, input="", code=2).stderr
+        assert told == "Error: nobody is there to be asked; say --yes to do it without asking\n"
+    assert not (place / "opened").exists()
+    assert nexus("subscriptions", "seek", "billing", "earliest", input="", code=2).stderr.count("\n") == 1
+
+
+def test_an_id_that_no_dead_letter_ever_had_is_not_said_to_be_requeued(nexus: Run, dead: str) -> None:
+    for id, why in (
+        ("nogroup/events/0/0", "as there is no group 'nogroup'\nNext: known: billing"),
+        ("billing/event/0/0", "as there is no topic 'event'\nNext: did you mean 'events'?"),
+        ("billing/events/99/0", "as no event was ever stored there"),
+        ("billing/events/0/99999", "as no event was ever stored there"),
+    ):
+        for verb in ("show", "edit"):
+            assert why in nexus("dlq", verb, id, code=3).stderr
+    id = id_of(nexus, "k1")
+    nexus("dlq", "requeue", id)
+    assert "requeued or discarded" in nexus("dlq", "show", id, code=3).stderr
 
 
 # -- kinds of errors ---------------------------------------------------------------------------------------------------

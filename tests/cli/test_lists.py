@@ -95,6 +95,28 @@ class TestLists:
         assert read_yaml(nexus(*verb, "-o", "yaml").stdout) == told
 
 
+@pytest.mark.usefixtures("consumed")
+@pytest.mark.parametrize(
+    ("verb", "hint"),
+    [
+        (["topics", "show", "x"], "known: events"),
+        (["topics", "show", "evnts"], "did you mean 'events'?"),
+        (["groups", "show", "x"], "known: billing"),
+        (["groups", "watch", "biling"], "did you mean 'billing'?"),
+        (["subscriptions", "pause", "x"], "known: billing"),
+        (["subscriptions", "seek", "billing", "evnts[0]@1", "--yes"], "did you mean 'events'?"),
+    ],
+)
+def test_a_name_that_is_not_known_is_answered_with_those_that_are(nexus: Run, verb: list[str], hint: str) -> None:
+    assert f"\nNext: {hint}\n" in nexus(*verb, code=3).stderr
+
+
+@pytest.mark.usefixtures("consumed")
+def test_a_partition_that_is_not_there_is_answered_with_their_number(nexus: Run) -> None:
+    told = nexus("subscriptions", "seek", "billing", "events[99]@2", "--yes", code=2).stderr
+    assert "topic events has 16 partitions, from 0 on" in " ".join(told.split())
+
+
 def lag(owner: str | None, handover: Handover | None = None, low: int = 3) -> PartitionLag:
     return PartitionLag("orders", 0, low, 5, 1, owner, None, "", handover)
 
@@ -141,7 +163,7 @@ def test_a_group_is_watched_while_it_changes_hands(
     assert {row["partition"] for row in told} == set(range(16))
     assert {row["why"] for row in told} <= {"joined", "left"}
     watching.send_signal(signal.SIGINT)
-    assert watching.wait(10) == 130
+    assert watching.wait(10) == 0
 
 
 def test_a_group_that_is_not_there_is_not_watched(nexus: Run, store: str) -> None:
@@ -189,6 +211,39 @@ def test_without_a_store_there_is_a_clear_error_and_no_file(nexus: Run, place: P
 @pytest.mark.parametrize("verb", READING)
 def test_a_verb_that_reads_makes_no_file(nexus: Run, place: Path, verb: list[str]) -> None:
     assert "there is no store" in nexus(*verb, "--url", "sqlite:///new.db", code=3).stderr
+    assert list(place.iterdir()) == []
+
+
+MAKING = [
+    ["publish", "a.b"], ["publish", "--lines", "-"], ["schedules", "later", "a.b", "--in", "1h"],
+    ["schedules", "every", "nightly", "30 2 * * *", "a.b"], ["subscribe", "a.*", "--group", "g", "--limit", "1"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", MAKING)
+def test_no_verb_makes_a_store_that_is_not_named(nexus: Run, place: Path, verb: list[str]) -> None:
+    told = nexus(*verb, code=3).stderr
+    assert "no other store is named" in told
+    assert "nexus publish TYPE --url sqlite:///.nexus/nexus.db" in told
+    assert list(place.iterdir()) == []
+    nexus("publish", "a.b", "--url", "sqlite:///.nexus/nexus.db")
+    assert nexus("tail", "-o", "raw").stdout == "\n"
+
+
+@pytest.mark.parametrize("verb", MAKING[:-1])
+def test_a_verb_that_writes_makes_the_store_that_is_named(
+    nexus: Run, place: Path, monkeypatch: pytest.MonkeyPatch, verb: list[str]
+) -> None:
+    nexus(*verb, "--url", "sqlite:///argument.db")
+    monkeypatch.setenv("NEXUS_BACKEND", "sqlite:///setting.db")
+    nexus(*verb)
+    assert {"argument.db", "setting.db"} <= {path.name for path in place.iterdir()}
+
+
+@pytest.mark.parametrize("verb", [*MAKING, *READING])
+def test_no_verb_makes_the_folder_of_a_path_with_a_slip(nexus: Run, place: Path, verb: list[str]) -> None:
+    told = nexus(*verb, "--url", f"sqlite:///{place}/nowhere/dir/x.db", code=3).stderr
+    assert f"there is no folder {place}/nowhere/dir for a store" in told
     assert list(place.iterdir()) == []
 
 

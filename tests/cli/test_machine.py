@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +109,51 @@ def test_each_setting_is_shown_with_its_origin(nexus: Run, place: Path, monkeypa
     monkeypatch.setenv("NEXUS_PUBLISH__TIMEOUT", "5s")
     told = {row["setting"]: row for row in rows(nexus("config", "show", "-o", "json"))}
     assert (told["workers"]["value"], told["workers"]["origin"]) == (4, "nexus.toml:1")
-    assert (told["publish.timeout"]["value"], told["publish.timeout"]["origin"]) == (5.0, "NEXUS_PUBLISH__TIMEOUT")
+    assert (told["publish.timeout"]["value"], told["publish.timeout"]["origin"]) == ("5s", "NEXUS_PUBLISH__TIMEOUT")
     assert told["topics.orders.patterns"]["value"] == ["order.*"]
+    assert [told[name]["value"] for name in ("settle_interval", "prefetch_bytes")] == ["200ms", "64MiB"]
     assert told["topics.orders.partitions"]["origin"] == "default"
     options = {name for name in told if name.startswith("sqlite.")}
     assert set(told) - options == set(load().origins)
     assert (told["sqlite.lease_s"]["value"], told["sqlite.lease_s"]["origin"]) == (10.0, "default")
     assert nexus("config", "show").stdout.splitlines()[0].split() == [field.upper() for field in config.FIELDS]
+
+
+def test_what_is_shown_can_be_given_again(nexus: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {row["setting"]: row["value"] for row in rows(nexus("config", "show", "-o", "json"))}
+    for path, value in before.items():
+        if value is not None and not path.startswith(("topics.", "schemas")):
+            monkeypatch.setenv(
+                "NEXUS_" + path.upper().replace(".", "__"), value if isinstance(value, str) else json.dumps(value)
+            )
+    after = rows(nexus("config", "show", "-o", "json"))
+    assert {row["setting"]: row["value"] for row in after} == before
+    assert {row["origin"] for row in after if row["setting"] in ("drain", "publish.timeout")} == {
+        "NEXUS_DRAIN", "NEXUS_PUBLISH__TIMEOUT"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("schema", "told"),
+    [(None, "cannot be read: No such file"), ("{", "is no JSON Schema"), ('{"type": 7}', "is no JSON Schema")],
+)
+def test_the_schemas_of_the_settings_are_checked(nexus: Run, place: Path, schema: str | None, told: str) -> None:
+    (place / "nexus.toml").write_text('workers = 4\n[schemas]\n"order.*" = "order.json"\n')
+    (place / "order.json").write_text('{"type": "object"}')
+    assert "in order" in nexus("config", "check").stderr
+    (place / "order.json").unlink() if schema is None else (place / "order.json").write_text(schema)
+    said = nexus("config", "check", code=2).stderr
+    assert f"nexus.toml:2: schemas: order.json {told}" in said
+
+
+def test_schemas_without_what_reads_them_are_not_in_order(
+    nexus: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jsonschema_rs", None)
+    assert "in order" in nexus("config", "check").stderr
+    (place / "nexus.toml").write_text('[schemas]\n"order.*" = "order.json"\n')
+    (place / "order.json").write_text("{}")
+    assert "pip install 'nexus-bus[schema]'" in nexus("config", "check", code=69).stderr
 
 
 def test_secrets_are_not_shown(nexus: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from nexus import DeadLetter, Nexus, Publish
-from nexus.cli import explain, top
+from nexus.cli import explain, plugins, top
 from nexus.errors import NexusError
 
 from .conftest import Run, rows
@@ -82,6 +82,10 @@ class TestTop:
         written = nexus("top", "--interval", "10ms", "--count", "1").stdout
         assert "events" in written
         assert "shipping" in written
+        assert written.endswith("\n")
+        told = json.loads(nexus("top", "-o", "json", "--interval", "10ms", "--count", "1").stdout)
+        heads = [line.split() for line in written.splitlines() if "_per_s" in line]
+        assert heads == [list(told["topics"][0]), list(told["groups"][0])]
 
 
 class TestExplain:
@@ -98,6 +102,10 @@ class TestExplain:
             assert (told["error"], set(told)) == ("Overloaded", set(explain.FIELDS))
         assert {row["code"] for row in rows(nexus("explain", "-o", "json"))} == explain.entries().keys()
         nexus("explain", "NXS-9", code=3)
+
+    def test_what_is_told_is_for_a_terminal(self) -> None:
+        assert explain.entries()["NXS-2200"]["do"] == "see docs/filters.md and docs/patterns.md"
+        assert not [row for row in explain.entries().values() if "](" in "".join(row.values())]
 
 
 class TestCompletion:
@@ -116,3 +124,20 @@ class TestCompletion:
 def test_plugins_are_listed(nexus: Run) -> None:
     assert isinstance(rows(nexus("plugins", "-o", "json")), list)
     assert "NAME" in nexus("plugins").stdout
+
+
+def test_without_plugins_those_that_are_there_anyway_are_named(nexus: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "entry_points", lambda group: ())
+    assert nexus("plugins").stderr == "none beside kafka, memory, nats, rabbitmq, sqlite\n"
+    assert nexus("plugins", "-o", "json").stderr == ""
+
+
+def test_the_line_that_moves_a_program_to_a_broker_is_told_beside_that_for_tests(
+    nexus: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEXUS_NATS_SERVERS", "nats://127.0.0.1:1")
+    done = nexus("brokers", "up", "nats")
+    assert done.stdout == "export NEXUS_NATS_SERVERS=nats://127.0.0.1:1\n"
+    assert done.stderr.endswith("\n# export NEXUS_BACKEND=nats://127.0.0.1:1\n")
+    monkeypatch.setenv("NEXUS_NATS_SERVERS", "nats://me:secret@127.0.0.1:1")
+    assert "secret" not in nexus("brokers", "up", "nats").stderr

@@ -9,6 +9,7 @@ import re
 import click
 
 import nexus
+from nexus import errors as found_in
 from nexus.errors import NexusError
 
 from .conftest import ROOT
@@ -37,6 +38,21 @@ def test_every_command_and_every_option_is_on_its_page() -> None:
             if isinstance(option, click.Option):
                 for flag in (*option.opts, *option.secondary_opts):
                     assert f"`{flag}`" in text, f"nexus {name} {flag}"
+
+
+def test_the_page_says_which_commands_have_formats() -> None:
+    told, lines, own = re.search(
+        r"^`-o` is an option of (.*?); without `yaml`,(.*?); with formats of their own(.*?)\n\n", CLI, re.M | re.S
+    ).groups()  # type: ignore[union-attr]
+    has: dict[tuple[str, ...], set[str]] = {}
+    for name, command in commands():
+        for option in command.params:
+            if option.name == "output":
+                assert isinstance(option.type, click.Choice)
+                has.setdefault(tuple(option.type.choices), set()).add(name)
+    assert has.pop(("table", "json", "yaml")) == set(re.findall(r"`([a-z ]+)`", told))
+    assert has.pop(("table", "json")) == set(re.findall(r"`([a-z ]+)`", lines))
+    assert set.union(*has.values()) == set(re.findall(r"`([a-z ]+)`", own))
 
 
 def test_every_option_of_the_page_exists() -> None:
@@ -73,3 +89,13 @@ def test_every_code_of_the_page_exists_and_stands_once() -> None:
 def test_codes_in_the_code_are_those_of_errors() -> None:
     source = "\n".join(file.read_text("utf-8") for file in (ROOT / "src" / "nexus").rglob("*.py"))
     assert set(re.findall(r"NXS-\d{4}", source)) <= {kind.code for kind in errors()}
+
+
+def test_every_error_that_a_program_may_meet_is_imported_from_one_place() -> None:
+    for kind in errors():
+        if not kind.__module__.startswith(("nexus.cli", "nexus.backends")):
+            assert getattr(found_in, kind.__name__) is kind
+            assert kind.__name__ in dir(found_in)
+    not_for_import = {kind.__name__ for kind in errors() if not hasattr(found_in, kind.__name__)}
+    text = ERRORS.partition("Not for import are")[2].partition("## ")[0]
+    assert not_for_import == set(re.findall(r"`(\w+)`", text)) - {"BackendError"}

@@ -60,6 +60,15 @@ def test_the_payload_may_come_from_stdin(nexus: Run) -> None:
     assert "12345678901234567890" in nexus("tail", "-o", "raw").stdout
 
 
+@pytest.mark.parametrize("text", ["hello", "hello, you 2", "Grüße"])
+def test_a_text_without_quotes_is_shown_with_them(nexus: Run, text: str) -> None:
+    for verb in (["publish", "a.b", text], ["schedules", "later", "a.b", text, "--in", "1h"]):
+        assert f"""Next: write text as '"{text}"'\n""" in nexus(*verb, code=1).stderr
+    nexus("publish", "a.b", f'"{text}"')
+    for other in ("{a: 1}", "NaN", "01", "['x']"):
+        assert "write text as" not in nexus("publish", "a.b", other, code=1).stderr
+
+
 def test_no_payload_is_no_body(nexus: Run) -> None:
     nexus("publish", "a.b")
     assert "data" not in stored(nexus)[0]
@@ -95,6 +104,8 @@ def test_another_content_under_the_same_id_is_a_conflict(nexus: Run) -> None:
 def test_neither_a_type_nor_lines_is_usage(nexus: Run) -> None:
     assert "--lines" in nexus("publish", code=2).stderr
     assert "leave out 'key'" in nexus("publish", "--lines", "-", "--key", "k", code=2).stderr
+    assert "--rate goes with --lines" in nexus("publish", "a.b", "--rate", "5/s", code=2).stderr
+    assert "--batch goes with --lines" in nexus("publish", "a.b", "--batch", "5", code=2).stderr
 
 
 # -- lines -----------------------------------------------------------------------------------------------------------

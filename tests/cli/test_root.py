@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -215,3 +216,51 @@ def test_the_module_of_each_command_is_named_as_it_is() -> None:
         command = importlib.import_module(f"nexus.cli.{name}").command
         assert command.name == name
         assert isinstance(command, Verbs) or not isinstance(command, click.Group)
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        (errors.Unavailable("x"), "nexus doctor"),
+        (errors.ReadOnly("x"), "check who may read and write"),
+        (errors.CorruptData("x"), "nexus explain NXS-4004"),
+    ],
+)
+def test_every_error_says_what_to_do_next(
+    error: errors.NexusError, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    _exits.run(fail)
+    assert f"\nNext: {hint}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "given", [["--url", "x", "topics", "ls"], ["topics", "--url", "x", "ls"], ["-o", "json", "tail"]]
+)
+def test_an_option_before_its_command_is_told_where_it_belongs(nexus: Run, given: list[str]) -> None:
+    option = next(word for word in given if word.startswith("-"))
+    assert f"put {option} behind the command" in nexus(*given, code=2).stderr
+    assert "No such option" in nexus("--nothing", "topics", "ls", code=2).stderr
+
+
+def test_an_empty_table_says_none(nexus: Run, store: str) -> None:
+    nexus("publish", "a.b", "--url", store)
+    for verb in (["groups", "ls"], ["dlq", "ls"], ["schedules", "ls"], ["replay", "ls"], ["subscriptions", "ls"]):
+        assert nexus(*verb).stderr == "none\n"
+        assert nexus(*verb, "-o", "json").stderr == ""
+    assert nexus("topics", "ls").stderr == ""
+
+
+def test_the_script_of_a_clone_tells_its_own_verbs_with_those_of_the_command(tmp_path: Path) -> None:
+    # Nothing is on PATH that could install: its own verbs are told before.
+    for name in ("sh", "dirname", "cat", "cksum", "id", "rm"):
+        (tmp_path / name).symlink_to(shutil.which(name) or name)
+    for name in ("nexus", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    done = subprocess.run(
+        [tmp_path / "nexus", "--help"], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    for verb in ("test", "check", "docs"):
+        assert f"\n  {verb} " in done.stdout

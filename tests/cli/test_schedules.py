@@ -31,7 +31,10 @@ class TestSchedules:
         [
             (("later", "a.due"), 2),
             (("later", "a.due", "--in", "1h", "--at", "2026-01-31T12:00:00Z"), 2),
-            (("later", "a.due", "{", "--in", "1h"), 2),
+            (("later", "a.due", "{", "--in", "1h"), 1),
+            (("later", "a.due", '{"a":1,"a":2}', "--in", "1h"), 1),
+            (("every", "x", "1 * * * *", "a.due", '{"a":1,"a":2}'), 1),
+            (("every", "x", "1 * * * *", "a.due", "NaN"), 1),
             (("every", "x", "61 * * * *", "a.due"), 2),
             (("cancel", "nothing"), 3),
             (("fire", "nothing"), 3),
@@ -43,11 +46,23 @@ class TestSchedules:
         nexus("publish", "a.b", "1", "--url", store)
         nexus("schedules", *arguments, code=code)
 
+    def test_a_short_word_for_a_cron_expression_is_answered_with_the_expression(self, nexus: Run, store: str) -> None:
+        told = nexus("schedules", "every", "x", "@daily", "a.due", "--url", store, code=2).stderr
+        assert "@daily is written '0 0 * * *': minute, hour, day, month, weekday" in " ".join(told.split())
+
+    def test_a_payload_is_published_as_it_was_written(self, nexus: Run, store: str) -> None:
+        exact = '{"total":12345678901234567890.10,"none":null}'
+        nexus("schedules", "later", "a.due", exact, "--in", "1ms", "--key", "k", "--url", store)
+        got = nexus("subscribe", "a.*", "--group", "g", "--from", "earliest", "--limit", "1").stdout
+        assert exact.strip("{}") in got
+
 
 class TestSubscribe:
     def test_events_are_printed_and_acknowledged(self, nexus: Run, store: str) -> None:
         for number in range(5):
             nexus("publish", "a.b", str(number), "--key", "k", "--url", store)
+        one = nexus("subscribe", "a.*", "--group", "other", "--from", "earliest", "--limit", "1")
+        assert one.stderr == "1 event\n"
         first = nexus("subscribe", "a.*", "--group", "g", "--from", "earliest", "--limit", "3").stdout.splitlines()
         rest = nexus("subscribe", "a.*", "--group", "g", "--limit", "2").stdout.splitlines()
         assert [json.loads(line)["data"] for line in [*first, *rest]] == [0, 1, 2, 3, 4]

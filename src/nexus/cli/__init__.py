@@ -6,11 +6,13 @@ module nor the table below imports click, rich or the bus.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
 COMMANDS = {
-    "dev": "Run an app with reload on every change of a file, durable in ./.nexus.",
+    "dev": "Run an app with reload on every change of a file, durable in .nexus.",
     "worker": "Run the handlers of an app until SIGTERM, then drain.",
     "publish": "Publish one event, or a file of them.",
     "subscribe": "Consume as a member of a group, into the terminal or a command.",
@@ -73,17 +75,43 @@ def version() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command with the process's arguments, and exit with its code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    match list(arguments):
+    try:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _end_at_once)
+        _open_streams()
+        _main(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt:
+        _end_at_once()
+
+
+def _end_at_once(*_: object) -> None:
+    """End at Ctrl-C while modules are loaded: nothing has begun, and an import may lose a `KeyboardInterrupt`."""
+    os.write(2, b"interrupted\n")
+    os._exit(130)
+
+
+def loaded() -> None:
+    """Have Ctrl-C raise `KeyboardInterrupt` from now on: the verb begins."""
+    if signal.getsignal(signal.SIGINT) is _end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _open_streams() -> None:
+    """Open what was closed for this process, so that nothing else gets its number: no file of a store, no socket."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8", errors="replace"))  # noqa: SIM115 - for good
+
+
+def _main(arguments: list[str]) -> None:
+    match arguments:
         case []:
             sys.stderr.write(help_text())
             sys.exit(2)
         case ["--help" | "-h" | "help"]:
-            sys.stdout.write(help_text())
-            return
+            sys.exit(_print(help_text()))
         case ["--version"]:
-            sys.stdout.write(f"nexus {version()}\n")
-            return
+            sys.exit(_print(f"nexus {version()}\n"))
     from importlib.util import find_spec
 
     for package in ("click", "rich"):
@@ -92,4 +120,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(69)
     from nexus.cli._root import root
 
-    root.main(list(arguments), prog_name="nexus")
+    root.main(arguments, prog_name="nexus")
+
+
+def _print(text: str) -> int:
+    """Write to stdout and return the exit code."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        return output_failed(error)
+    return 0
+
+
+def output_failed(error: OSError) -> int:
+    """Return the exit code of a command whose output could not be written; say why, unless the reader had enough."""
+    from contextlib import suppress
+
+    with suppress(OSError, ValueError):  # Python's own flush at the end would complain again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return 0
+    sys.stderr.write(f"the output cannot be written: {error.strerror}\n")
+    return 1

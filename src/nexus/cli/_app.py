@@ -5,15 +5,20 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from difflib import get_close_matches
-from typing import NamedTuple
+from pathlib import Path
+from typing import IO, Any, NamedTuple
 
+import click
 import msgspec
 
-from nexus import Nexus, SettingsError
-from nexus.cli._exits import NotFound
-from nexus.cli._store import sqlite_path
-from nexus.errors import ReadOnly
+import nexus
+from nexus import Nexus, NexusError, SettingsError
+from nexus.cli._exits import NotFound, say
+from nexus.cli._store import FILE, nearest, refuse_no_folder, sqlite_path, url_of
+from nexus.errors import FilterError, ReadOnly
+from nexus.plugins import make_backend
 from nexus.spi.backend import Durability
 
 DEFAULT = "app:bus"
@@ -24,6 +29,26 @@ class App(NamedTuple):
 
     name: str
     bus: Nexus
+
+
+class Fault(click.ClickException):
+    """The user's module cannot be imported: its own traceback is shown, and nothing of what led there."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_WAY_THERE):
+            trace = trace.tb_next
+        self._lines = traceback.format_exception(error.with_traceback(trace))
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        say("".join(self._lines).rstrip())
+
+
+_WAY_THERE = (
+    "<frozen importlib",
+    *(f"{Path(str(module.__file__)).parent}{os.sep}" for module in (nexus, click, importlib)),
+)
 
 
 def load(name: str | None, *, backend: str | None = None, drain_s: float | None = None) -> App:
@@ -37,11 +62,15 @@ def load(name: str | None, *, backend: str | None = None, drain_s: float | None 
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise
+            raise Fault(error) from None
         raise NotFound(
             f"there is no module {module_name} here" + ("" if name else f" ({DEFAULT} is the default)"),
             hint="name the app as module:bus, such as shop:bus for `bus = Nexus()` in shop.py",
         ) from None
+    except NexusError as error:  # it says itself what to do, and here where
+        raise _placed(error) from None
+    except Exception as error:
+        raise Fault(error) from None
     buses = {key: value for key, value in vars(module).items() if isinstance(value, Nexus)}
     if not attribute:
         attribute = next(iter(buses), "bus") if len(buses) == 1 else "bus"
@@ -54,11 +83,35 @@ def load(name: str | None, *, backend: str | None = None, drain_s: float | None 
     return App(f"{module_name}:{attribute}", bus)
 
 
+def _placed(error: NexusError) -> NexusError:
+    """Have an error name the line of the app that it comes from."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_WAY_THERE)]
+    if own:
+        error.message = f"{own[-1].filename}:{own[-1].lineno}: {error.message}"
+    if isinstance(error, FilterError) and error.message.endswith("not function"):
+        error.hint = 'name an event type in brackets: @bus.on("order.placed")'
+    return error
+
+
 def _override(bus: Nexus, backend: str | None, drain_s: float | None) -> None:
     if backend is not None:
+        refuse_no_folder(backend)
         bus.use_backend(backend)
+    elif _is_default(bus):
+        folder = nearest()
+        if folder is not None and folder != Path.cwd():  # the store of this folder has its name already
+            bus.use_backend(url_of(folder / FILE))
     if drain_s is not None:
         bus.settings = msgspec.structs.replace(bus.settings, drain_s=drain_s)
+
+
+def _is_default(bus: Nexus) -> bool:
+    """Tell whether nobody chose a store: not the settings, nor the program with a URL or a backend of its own."""
+    url = bus.settings.backend
+    if bus.loaded.origins["backend"].layer != "default" or url != bus.loaded.settings.backend:
+        return False
+    made = make_backend(url, bus.clock, bus.loaded.backends.options(url))
+    return type(made) is type(bus.backend) and getattr(made, "settings", None) == getattr(bus.backend, "settings", None)
 
 
 def make_folder(bus: Nexus) -> None:

@@ -15,6 +15,7 @@ import click
 import msgspec
 
 from nexus import InvalidEvent
+from nexus.cli._asking import NobodyAnswers, confirm
 from nexus.cli._exits import say
 from nexus.cli._letters import pretty
 from nexus.cli._text import escape
@@ -45,17 +46,12 @@ def in_editor(letter: DeadLetterInfo, check: Check) -> bytes:
                 return new
             except InvalidEvent as error:
                 say(str(error))
-                if not _again():
+                try:
+                    again = confirm("Edit again?", default=True)
+                except NobodyAnswers:
+                    again = False
+                if not again:
                     raise
-
-
-def _again() -> bool:
-    try:
-        return click.confirm("Edit again?", default=True, err=True)
-    except click.Abort as abort:
-        if isinstance(abort.__context__, KeyboardInterrupt):
-            raise
-        return False
 
 
 def _run_editor(file: Path) -> None:

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import errno
 import sys
 from collections.abc import Callable
 
 import click
 
+from nexus.cli import output_failed
 from nexus.cli._text import escape
 from nexus.errors import (
     FilterError,
@@ -19,6 +20,7 @@ from nexus.errors import (
     IdConflict,
     MissingExtra,
     NexusError,
+    ReadOnly,
     SettingsError,
     Unavailable,
     UnknownGroup,
@@ -64,6 +66,9 @@ _CODES: dict[str, int] = {
 }
 
 
+_NO_OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
 def exit_code(error: NexusError) -> int:
     """Return the exit code of an error: that of the nearest class that has one, else whether it may be tried again."""
     for kind in type(error).__mro__:
@@ -75,6 +80,15 @@ def exit_code(error: NexusError) -> int:
 def say(text: str) -> None:
     """Talk to the person: on stderr, with nothing in it that would command a terminal."""
     click.echo(escape(text, keep="\n"), err=True)
+
+
+def _hint(error: NexusError) -> str:
+    """What to do about an error that does not say so itself."""
+    if isinstance(error, Unavailable):
+        return "nexus doctor asks the store and tells what is amiss; is it running, and is its address right?"
+    if isinstance(error, ReadOnly):
+        return "check who may read and write the file and its folder"
+    return f"nexus explain {error.code} tells what causes it"
 
 
 def run(work: Callable[[], object]) -> int:
@@ -96,12 +110,14 @@ def run(work: Callable[[], object]) -> int:
     except (click.Abort, KeyboardInterrupt):
         say("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read has had enough. Python's own flush at the end would still complain.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+    except OSError as error:
+        # A file's error has its name, and stdout has none.
+        if error.filename is not None or error.errno not in _NO_OUTPUT:
+            raise
+        return output_failed(error)
     except NexusError as error:
+        if error.hint is None:
+            error.hint = _hint(error)
         say(str(error))
         return exit_code(error)
     return OK

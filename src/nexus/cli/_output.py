@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from nexus.cli._exits import say
 from nexus.cli._text import escape, escape_json
 
 Row = Mapping[str, Any]
@@ -20,8 +21,8 @@ def output_option(*formats: str) -> Callable[[Callable[..., object]], Callable[.
     )
 
 
-def print_rows(rows: Sequence[Row], fields: Sequence[str], output: str) -> None:
-    """Print a list; every row has all fields, in this order."""
+def print_rows(rows: Sequence[Row], fields: Sequence[str], output: str, *, none: str | None = "none") -> None:
+    """Print a list; every row has all fields, in this order. Of an empty table ``none`` is said."""
     for row in rows:
         assert list(row) == list(fields), row
     if output == "json":
@@ -31,6 +32,8 @@ def print_rows(rows: Sequence[Row], fields: Sequence[str], output: str) -> None:
     else:
         for line in table(rows, fields):
             click.echo(line)
+        if not rows and none is not None:
+            say(none)
 
 
 def print_one(row: Row, output: str, table_lines: Callable[[], Sequence[str]] | None = None) -> None:

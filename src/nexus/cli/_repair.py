@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 import click
 
+from nexus import Nexus
+from nexus.cli._asking import ask
 from nexus.cli._exits import CONFLICT, NOT_FOUND, say
 from nexus.cli._output import print_rows
 from nexus.cli._progress import Progress
 from nexus.cli._store import opened
+from nexus.cli._text import counted
 from nexus.core.filter import compile_filter
-from nexus.errors import NexusError, SettingsError
+from nexus.errors import NexusError, SettingsError, UnknownTopic
 from nexus.runtime.deadletters import BATCH_LIMIT, DeadLetterInfo, DeadLetters, NotDead
 
 RESULT_FIELDS = ("id", "result")
@@ -56,10 +60,16 @@ class Chosen(NamedTuple):
             made = option(made)
         return made
 
-    async def each(self, letters: DeadLetters) -> AsyncIterator[DeadLetterInfo]:
-        """Give what the filters leave. Raises `FilterError`, `UnknownGroup`."""
+    async def each(self, bus: Nexus) -> AsyncIterator[DeadLetterInfo]:
+        """Give what the filters leave. Raises `FilterError`, `UnknownGroup`, `UnknownTopic`, `BadParameter`."""
         wanted = compile_filter(self.where) if self.where else None
-        async for letter in letters.each(self.group, self.topic, self.error):
+        if self.error is not None and not re.fullmatch(r"[0-9a-f]{12}", self.error):
+            raise click.BadParameter(
+                f"{self.error!r} is no fingerprint; nexus dlq ls --by-error shows them", param_hint="--error"
+            )
+        if self.topic is not None and self.topic not in await bus.backend.topics():
+            raise UnknownTopic(f"there is no topic {self.topic!r}")
+        async for letter in bus.dead_letters.each(self.group, self.topic, self.error):
             if wanted is None or wanted.matches(letter.edited or letter.event):
                 yield letter
 
@@ -70,12 +80,11 @@ def act(verb: str, done: str, some: Act, ids: Sequence[str], chosen: Chosen, rat
     wanted, groups, missing = asyncio.run(_find(ids, chosen, url))
     if wanted and not yes:
         shown = ", ".join(list(wanted)[:3]) + (", …" if len(wanted) > 3 else "")
-        say(f"{len(wanted)} dead letters of {', '.join(groups)}: {shown}")
-        ask(f"{verb} {len(wanted)}?", yes)
+        ask(f"{verb} {len(wanted)}?", yes, f"{counted(len(wanted), 'dead letter')} of {', '.join(groups)}: {shown}")
     results = dict.fromkeys(missing, "not found") | dict.fromkeys(wanted, "gone")
     if wanted:
         asyncio.run(_work(done, some, wanted, results, ids, chosen, rate, url))
-    print_rows([{"id": id, "result": result} for id, result in results.items()], RESULT_FIELDS, output)
+    print_rows([{"id": id, "result": result} for id, result in results.items()], RESULT_FIELDS, output, none=None)
     ends = set(results.values())
     say(f"{done} {sum(result == done for result in results.values())} of {len(results)}")
     if "gone" in ends:
@@ -90,21 +99,19 @@ async def _find(ids: Sequence[str], chosen: Chosen, url: str | None) -> tuple[di
     groups: set[str] = set()
     missing: list[str] = []
     async with opened(url) as bus:
-        async for letter in _each(bus.dead_letters, ids, chosen, missing):
+        async for letter in _each(bus, ids, chosen, missing):
             wanted[letter.id] = letter.round
             groups.add(letter.group)
     return wanted, sorted(groups), missing
 
 
-async def _each(
-    letters: DeadLetters, ids: Sequence[str], chosen: Chosen, missing: list[str]
-) -> AsyncIterator[DeadLetterInfo]:
+async def _each(bus: Nexus, ids: Sequence[str], chosen: Chosen, missing: list[str]) -> AsyncIterator[DeadLetterInfo]:
     if not ids:
-        async for letter in chosen.each(letters):
+        async for letter in chosen.each(bus):
             yield letter
     for id in dict.fromkeys(ids):
         try:
-            yield await letters.get(id)
+            yield await bus.dead_letters.get(id)
         except (NotDead, SettingsError):
             missing.append(id)
 
@@ -129,7 +136,7 @@ async def _work(done: str, some: Act, wanted: dict[str, int], results: dict[str,
     with Progress(done, len(wanted)) as progress:
         async with opened(url) as bus:
             try:
-                async for letter in _each(bus.dead_letters, ids, chosen, []):
+                async for letter in _each(bus, ids, chosen, []):
                     if wanted.get(letter.id) == letter.round:  # else it died anew since somebody said yes
                         batch.append(letter)
                         if len(batch) == size:
@@ -139,18 +146,3 @@ async def _work(done: str, some: Act, wanted: dict[str, int], results: dict[str,
             except (NexusError, asyncio.CancelledError):
                 say(f"{done} {count} of {len(wanted)} before this; the same command again does the rest")
                 raise
-
-
-def ask(question: str, yes: bool) -> None:
-    """Go on only after a yes. Without anybody to ask, ``--yes`` must have been given."""
-    if yes:
-        return
-    try:
-        agreed = click.confirm(question, err=True)
-    except click.Abort as abort:
-        if isinstance(abort.__context__, KeyboardInterrupt):
-            raise
-        raise click.UsageError("nobody answered; say --yes to do it without asking") from None
-    if not agreed:
-        say("nothing was done")
-        click.get_current_context().exit(1)

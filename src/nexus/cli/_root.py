@@ -11,12 +11,16 @@ from typing import Any
 
 import click
 
-from nexus.cli import COMMANDS, _exits, help_text, version
+from nexus.cli import COMMANDS, _exits, help_text, loaded, version
 
 
 def _color(context: click.Context, _: click.Parameter, value: bool) -> None:
     if value or os.environ.get("NO_COLOR"):
         context.find_root().color = context.color = False
+
+
+_OF_VERBS = ("--url", "-o", "--output", "--backend", "--group", "--topic", "--where")
+"""Options that many commands have; a group of them has none."""
 
 
 no_color = click.option(
@@ -38,7 +42,12 @@ class Verbs(click.Group):
         if not args and not ctx.resilient_parsing:
             click.echo(ctx.get_help(), err=True)
             ctx.exit(_exits.USAGE)
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.option_name in _OF_VERBS:
+                ctx.fail(f"put {error.option_name} behind the command")
+            raise
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -61,6 +70,7 @@ class Root(Verbs):
         if cmd_name not in COMMANDS:
             return None
         found: click.Command = importlib.import_module(f"nexus.cli.{cmd_name}").command
+        loaded()
         return found
 
     def get_help(self, ctx: click.Context) -> str:

@@ -19,7 +19,6 @@ from rich.text import Text
 from nexus.cli._text import escape
 
 _NUMBERS = ("in_per_s", "out_per_s", "partitions", "events", "size_bytes", "members", "lag", "parked", "dead")
-_HEADS = {"in_per_s": "in/s", "out_per_s": "out/s", "size_bytes": "bytes"}
 
 
 class Screen:
@@ -66,13 +65,15 @@ class Screen:
             asyncio.get_running_loop().remove_reader(sys.stdin)
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._before)
         self._live.stop()
+        if not self._console.is_terminal:
+            self._console.line()
 
 
 def _table(name: str, rows: list[dict[str, Any]]) -> Table:
     table = Table(title=name, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in rows[0] if rows else (name,):
         justify: Any = "right" if column in _NUMBERS else "left"
-        table.add_column(_HEADS.get(column, column), justify=justify)
+        table.add_column(column, justify=justify)
     for row in rows:
         style = "red" if row.get("dead") else "yellow" if row.get("state") == "paused" else None
         table.add_row(*(_cell(value) for value in row.values()), style=style)

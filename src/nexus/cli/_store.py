@@ -1,4 +1,4 @@
-"""Which store does a verb work on, and how is it opened? Verbs that read never create one.
+"""Which store does a verb work on, and how is it opened? Verbs that read never make one, and none makes one unnamed.
 
 The first of these: ``--url`` or ``NEXUS_URL``; the settings (``NEXUS_BACKEND``, ``nexus.toml``); the nearest
 ``.nexus/nexus.db`` in the working directory or above it.
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import AsyncIterator, Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
@@ -21,10 +23,12 @@ from nexus.cli._values import URL
 from nexus.core.control import TOPIC as CONTROL
 from nexus.core.control import replay_group
 from nexus.core.delays import TOPIC as DELAYS
+from nexus.errors import NexusError, UnknownGroup, UnknownTopic
 from nexus.spi.backend import Backend
 
 SQLITE = "sqlite:///"
 FILE = Path(".nexus", "nexus.db")
+_KNOWN_SHOWN = 20
 
 
 class Store(NamedTuple):
@@ -48,8 +52,10 @@ def find(url: str | None, *, create: bool = False) -> Store:
     """Choose the store. Raises `NotFound`, `SettingsError`. ``create``: a file that is named may be missing."""
     store = _chosen(url)
     path = sqlite_path(store.url)
-    if path is not None and not create and not path.exists():
-        raise NotFound(f"there is no store {path}", hint="nexus publish or nexus dev makes one; --url names another")
+    if path is not None and not path.exists():
+        refuse_no_folder(store.url)
+        if not create:
+            raise NotFound(f"there is no store {path}", hint="nexus publish makes it; or correct its name")
     if store.url.startswith("memory://"):
         raise NotFound(
             "memory:// lives in one process, which this is not", hint="name another store with --url or NEXUS_BACKEND"
@@ -64,20 +70,47 @@ def _chosen(url: str | None) -> Store:
     loaded = config.load()
     if loaded.origins["backend"].layer != "default":
         return Store(loaded.settings.backend)
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / FILE).is_file():
-            settings = folder / "nexus.toml"
-            return Store(SQLITE + quote(str(folder / FILE)), settings if settings.is_file() else None)
+    folder = nearest()
+    if folder is not None:
+        settings = folder / "nexus.toml"
+        return Store(url_of(folder / FILE), settings if settings.is_file() else None)
     raise NotFound(
         f"there is no {FILE} here or above, and no other store is named",
-        hint="run nexus dev, or name a store: --url, NEXUS_URL, or backend in nexus.toml",
+        hint=f"run an app with nexus dev, make one by hand with nexus publish TYPE --url {SQLITE}{FILE}, "
+        "or name a store: --url, NEXUS_URL, or backend in nexus.toml",
     )
+
+
+def refuse_no_folder(url: str) -> None:
+    """Raise `NotFound` for a file in a folder that is not there: a slip. Only ``.nexus`` is made with its store."""
+    path = sqlite_path(url)
+    if path is None:
+        return
+    folder = path.parent.parent if path.parent.name == FILE.parent.name else path.parent
+    if not folder.is_dir():
+        raise NotFound(f"there is no folder {folder} for a store", hint="make it, or correct the path")
+
+
+def nearest() -> Path | None:
+    """Return the folder of the nearest default store: the working directory, or one above it."""
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / FILE).is_file()), None)
+
+
+def url_of(path: Path) -> str:
+    """Return the URL of a SQLite store."""
+    return SQLITE + quote(str(path))
 
 
 def sqlite_path(url: str) -> Path | None:
     """Return the file of a SQLite store, None for other backends."""
     return Path(unquote(url.removeprefix(SQLITE).partition("?")[0])) if url.startswith(SQLITE) else None
+
+
+def shown_path(path: Path) -> str:
+    """Return the path of a store: whole when it is not below the working directory."""
+    whole = Path(os.path.abspath(path))
+    return str(path if whole.is_relative_to(Path.cwd()) else whole)
 
 
 def shown(url: str) -> str:
@@ -95,8 +128,20 @@ async def opened(url: str | None) -> AsyncIterator[Nexus]:
     await bus.backend.open()
     try:
         yield bus
+    except (UnknownTopic, UnknownGroup) as error:
+        await _name_others(bus, error)
+        raise
     finally:
         await bus.backend.close()
+
+
+async def _name_others(bus: Nexus, error: UnknownTopic | UnknownGroup) -> None:
+    """Have an error about a name say the near one, or those that there are."""
+    with contextlib.suppress(NexusError):
+        names = await (topics_of(bus.backend) if isinstance(error, UnknownTopic) else groups_of(bus))
+        near = [near for word in re.findall(r"'([^']+)'", error.message) for near in get_close_matches(word, names, 1)]
+        known = ", ".join(names[:_KNOWN_SHOWN]) + (", …" if len(names) > _KNOWN_SHOWN else "")
+        error.hint = f"did you mean {near[-1]!r}?" if near else f"known: {known or 'none'}"
 
 
 async def topics_of(backend: Backend, *, parking: bool = False) -> list[str]:

@@ -37,6 +37,15 @@ def escape_json(text: str) -> str:
     return _CONTROL.sub(lambda m: m.group() if m.group() in "\t\n\r" else f"\\u{ord(m.group()):04x}", text)
 
 
+def counted(count: int, noun: str) -> str:
+    """Write how many of something.
+
+    >>> counted(1, "event"), counted(2000, "event")
+    ('1 event', '2000 events')
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def shown_time(seconds: float | None) -> str | None:
     """Return a time as RFC 3339 in UTC, to the millisecond; None stays None."""
     if not seconds:

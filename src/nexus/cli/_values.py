@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nexus.core.envelope import check_json
+from nexus.errors import InvalidEvent
+
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 _DURATION = r"(?:[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|s|m|h|d|w))+"
 
@@ -43,6 +46,21 @@ def moment(text: str) -> datetime:
     if time.tzinfo is None:
         raise ValueError(f"{text!r} has no offset; end it with Z for UTC")
     return time
+
+
+def payload(text: str) -> bytes:
+    """Return the JSON that somebody typed, as strict as it is published. Raises `InvalidEvent`."""
+    try:
+        body = text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidEvent(f"payload is not UTF-8 at character {error.start}") from None
+    try:
+        check_json(body)
+    except InvalidEvent as error:
+        if "not JSON" in error.message and re.fullmatch(r"[^\W\d_][^\"'\\\n]*", text):  # words, not quoted
+            error.hint = f"write text as '\"{text}\"'"
+        raise
+    return body
 
 
 def place(text: str, now: float) -> Place:

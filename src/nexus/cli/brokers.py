@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import time
@@ -53,12 +54,16 @@ def _name(default: str | None) -> Callable[[Callable[..., object]], Callable[...
 def up(kinds: tuple[str, ...], nodes: str, name: str, output: str, as_json: bool) -> None:
     """Have brokers run, all three without a KIND; fetch what is missing.
 
-    Prints the lines that tell tests where they are: eval "$(nexus brokers up)".
+    Prints the lines that tell tests where they are: eval "$(nexus brokers up)". A program works on
+    one when NEXUS_BACKEND names its URL; the line that says so is among the talk on stderr.
     """
     rows = [_row(brokers.up(kind, int(nodes), name=name, tell=say)) for kind in kinds or brokers.KINDS]
     if output == "table" and not as_json:
         for row in rows:
             click.echo(f"export {row['variable']}={shlex.quote(str(row['value']))}")
+        for row in rows:
+            if not row["given"] or shown(str(row["url"])) == row["url"]:  # else it has a password of the user's
+                say(f"# export NEXUS_BACKEND={shlex.quote(str(row['url']))}")
     else:
         print_rows(rows, FIELDS, "json" if as_json else output)
 
@@ -162,8 +167,9 @@ def logs(kind: str, node: int, nodes: str, name: str, lines: int, follow: bool) 
         for line in wanted.last_lines(lines):
             click.echo(escape(line))
         return
-    for line in followed(wanted, lines):
-        click.echo(escape(line))
+    with contextlib.suppress(KeyboardInterrupt):  # its end
+        for line in followed(wanted, lines):
+            click.echo(escape(line))
 
 
 def followed(node: Node, lines: int) -> Iterator[str]:

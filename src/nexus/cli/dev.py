@@ -21,7 +21,8 @@ from nexus.cli import _app, _values, version
 from nexus.cli._exits import INTERRUPTED, say
 from nexus.cli._files import changed, mtimes
 from nexus.cli._root import command as make_command
-from nexus.cli._store import shown, sqlite_path
+from nexus.cli._store import refuse_no_folder, shown, shown_path, sqlite_path
+from nexus.cli._text import counted
 from nexus.cli.worker import log_to_stderr
 
 POLL_S = 0.5
@@ -42,6 +43,8 @@ def command(
     """Run APP (module:bus; app:bus without it) and start it anew when a .py file below here changes."""
     if ephemeral and backend:
         raise click.UsageError("--ephemeral is a backend of its own; leave out --backend")
+    if backend is not None:
+        refuse_no_folder(backend)  # no change of a file would mend it
     if reload and _ROUND not in os.environ:
         code = Supervisor([sys.executable, "-m", "nexus", *_arguments()], Path.cwd(), drain).run()
         click.get_current_context().exit(code)
@@ -77,7 +80,7 @@ def _banner(app: _app.App) -> None:
         return
     handlers = sum(len(group.subscriptions) for group in bus.groups.values())
     path = sqlite_path(bus.settings.backend)
-    store = f"sqlite  {path}" if path else shown(bus.settings.backend)
+    store = f"sqlite  {shown_path(path)}" if path else shown(bus.settings.backend)
     patterns = [pattern for group in bus.groups.values() for one in group.subscriptions for pattern in one.patterns]
     example = next((pattern for pattern in patterns if "*" not in pattern), "order.placed")
     reload = "on" if number else "off"
@@ -88,7 +91,13 @@ def _banner(app: _app.App) -> None:
         f"next       nexus publish {example} JSON   ·   nexus tail -f",
     )
     right = (
-        f"{handlers} handlers · {len(bus.groups)} groups · {len(bus.publisher.specs)} topics",
+        " · ".join(
+            (
+                counted(handlers, "handler"),
+                counted(len(bus.groups), "group"),
+                counted(len(bus.publisher.specs), "topic"),
+            )
+        ),
         f"durable: {_app.durable(bus)}",
         f"Ctrl-C drains ({bus.settings.drain_s:g} s), twice = now",
         "",

@@ -11,16 +11,18 @@ from typing import IO
 
 import click
 
+from nexus import Nexus
 from nexus.cli import _edit, _values
+from nexus.cli._asking import ask, refuse_nobody
 from nexus.cli._exits import Gone, NotFound, say
 from nexus.cli._letters import ERROR_FIELDS, FIELDS, SHOW_FIELDS, as_line, as_row, as_show_row, by_error, lines_of
 from nexus.cli._output import output_option, print_one, print_rows
-from nexus.cli._repair import RESULT_FIELDS, Chosen, act, ask
+from nexus.cli._repair import RESULT_FIELDS, Chosen, act
 from nexus.cli._root import group
 from nexus.cli._store import find, opened, url_option
 from nexus.cli._who import who
-from nexus.errors import SettingsError
-from nexus.runtime.deadletters import DeadLetterInfo, DeadLetters
+from nexus.errors import NexusError, SettingsError, UnknownGroup, UnknownTopic
+from nexus.runtime.deadletters import DeadLetterInfo, DeadLetters, NotDead
 
 
 @group("dlq")
@@ -41,7 +43,7 @@ def ls(chosen: Chosen, grouped: bool, output: str, url: str | None) -> None:
 
     async def read() -> list[dict[str, object]]:
         async with opened(url) as bus:
-            letters = chosen.each(bus.dead_letters)
+            letters = chosen.each(bus)
             return await by_error(letters) if grouped else [as_row(letter) async for letter in letters]
 
     print_rows(asyncio.run(read()), ERROR_FIELDS if grouped else FIELDS, output)
@@ -59,7 +61,7 @@ def show(id: str, output: str, url: str | None) -> None:
 
     async def read() -> DeadLetterInfo:
         async with opened(url) as bus:
-            return await _get(bus.dead_letters, id)
+            return await _get(bus, id)
 
     letter = asyncio.run(read())
     row = as_show_row(letter)
@@ -81,7 +83,7 @@ def edit(id: str, patch: IO[bytes] | None, yes: bool, url: str | None) -> None:
 
     async def get() -> DeadLetterInfo:
         async with opened(url) as bus:
-            return await _get(bus.dead_letters, id)
+            return await _get(bus, id)
 
     async def requeue(data: bytes) -> bool:
         async with opened(url) as bus:
@@ -90,6 +92,8 @@ def edit(id: str, patch: IO[bytes] | None, yes: bool, url: str | None) -> None:
     letter = asyncio.run(get())  # the store is not kept open while somebody thinks
     check = find(url).bus().dead_letters.check
     before = (letter.edited or letter.event).body
+    if patch is None and not yes:
+        refuse_nobody()  # before somebody's editor is opened for nothing
     new = _edit.patched(letter, patch.read(), check) if patch is not None else _edit.in_editor(letter, check)
     if new == before:
         say("nothing was changed, and nothing was done")
@@ -159,13 +163,14 @@ def export(file: str, chosen: Chosen, url: str | None) -> None:
     async def write(stream: IO[bytes]) -> int:
         count = 0
         async with opened(url) as bus:
-            async for letter in chosen.each(bus.dead_letters):
+            async for letter in chosen.each(bus):
                 stream.write(as_line(letter))
                 count += 1
         return count
 
     if file == "-":
         count = asyncio.run(write(sys.stdout.buffer))
+        sys.stdout.buffer.flush()
     else:
         part = Path(f"{file}.part")  # a file of this name is whole
         try:
@@ -186,8 +191,26 @@ def _check(ids: Sequence[str], everything: bool, chosen: Chosen) -> None:
         raise click.UsageError("filters go with --all, not with IDs")
 
 
-async def _get(letters: DeadLetters, id: str) -> DeadLetterInfo:
+async def _get(bus: Nexus, id: str) -> DeadLetterInfo:
     try:
-        return await letters.get(id)
+        return await bus.dead_letters.get(id)
     except SettingsError as error:  # a partition that the topic does not have
         raise NotFound(f"there is no dead letter {id}: {error.message}", hint="nexus dlq ls") from error
+    except NotDead as error:
+        raise await _never(bus, id) or error from None
+
+
+async def _never(bus: Nexus, id: str) -> NexusError | None:
+    """Say why there can never have been a dead letter of this id; None if there may have been."""
+    group, _, rest = id.partition("/")
+    topic, partition, position = ("", *rest.rsplit("/", 2))[-3:] if rest.count("/") >= 2 else ("", "", "")
+    if not (partition.isdecimal() and position.isdecimal()):
+        return None
+    if group not in await bus.backend.groups():
+        return UnknownGroup(f"there is no dead letter {id}, as there is no group {group!r}")
+    if topic not in await bus.backend.topics():
+        return UnknownTopic(f"there is no dead letter {id}, as there is no topic {topic!r}")
+    ends = (await bus.backend.describe(topic)).end
+    if int(partition) >= len(ends) or int(position) >= ends[int(partition)]:
+        return NotFound(f"there is no dead letter {id}, as no event was ever stored there", hint="nexus dlq ls")
+    return None

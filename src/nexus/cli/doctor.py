@@ -21,6 +21,7 @@ from nexus.cli import _exits
 from nexus.cli._output import output_option, print_rows
 from nexus.cli._root import command as make_command
 from nexus.cli._store import Store, find, shown, sqlite_path, url_option
+from nexus.cli._text import counted
 from nexus.core.findings import durabilities
 from nexus.spi.backend import Backend, Examined, Finding, State, TopicInfo
 
@@ -113,7 +114,7 @@ async def _reach(store: Store) -> list[Finding]:
     except NexusError as error:
         found = [Finding("store", "red", error.message, error.hint)]
     else:
-        found = [Finding("store", "green", f"{shown(store.url)}: {len(topics)} topics")]
+        found = [Finding("store", "green", f"{shown(store.url)}: {counted(len(topics), 'topic')}")]
         if ahead:
             advice = "the clock was set back; --from with a time may find nothing"
             found.append(Finding("stored times", "yellow", f"in the future in {', '.join(ahead)}", advice))

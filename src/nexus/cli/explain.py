@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -34,9 +35,14 @@ def entries() -> dict[str, dict[str, str]]:
     rows: dict[str, dict[str, str]] = {}
     for line in _page().read_text("utf-8").splitlines():
         if line.startswith("| NXS-"):
-            cells = [cell.strip().replace("`", "") for cell in line.strip("| ").split(" | ")]
+            cells = [_plain(cell.strip()) for cell in line.strip("| ").split(" | ")]
             rows[cells[0]] = dict(zip(FIELDS, cells, strict=True))
     return rows
+
+
+def _plain(text: str) -> str:
+    """Write Markdown for a terminal: without marks, a link as the page's place in the repository."""
+    return re.sub(r"\[[^]]*\]\(([^)]*)\)", r"docs/\1", text).replace("`", "")
 
 
 def _page() -> Path:

@@ -10,8 +10,9 @@ import click
 from nexus.cli._exits import say
 from nexus.cli._output import output_option, print_rows, to_json
 from nexus.cli._root import group
+from nexus.cli._signals import until_interrupted
 from nexus.cli._store import groups_of, opened, url_option
-from nexus.cli._text import escape, shown_time
+from nexus.cli._text import counted, escape, shown_time
 from nexus.cli._values import DURATION
 from nexus.errors import Unavailable
 from nexus.spi.backend import Handover, PartitionLag
@@ -112,7 +113,7 @@ def watch(name: str, interval: float, output: str, url: str | None) -> None:
         async with opened(url) as bus:
             known = _hands(await bus.backend.lag(name))
             members = {owner for owner, _ in known.values() if owner is not None}
-            say(f"watching {len(known)} partitions of {len(members)} members")
+            say(f"watching {counted(len(known), 'partition')} of {counted(len(members), 'member')}")
             away = False
             while True:
                 await asyncio.sleep(interval)
@@ -130,7 +131,7 @@ def watch(name: str, interval: float, output: str, url: str | None) -> None:
                     click.echo(to_json(row) if output == "json" else _line(row))
                 known = _hands(parts)
 
-    asyncio.run(follow())
+    until_interrupted(follow())
 
 
 def changes(name: str, known: dict[Place, Hands], parts: list[PartitionLag], now: float) -> list[dict[str, object]]:

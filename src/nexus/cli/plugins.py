@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 
 from nexus.cli._output import output_option, print_rows
 from nexus.cli._root import command as make_command
-from nexus.plugins import ENTRY_POINTS
+from nexus.plugins import ENTRY_POINTS, OWN
 
 FIELDS = ("kind", "name", "package", "version", "state")
 
@@ -25,4 +25,4 @@ def command(output: str) -> None:
         package = point.dist.name if point.dist is not None else None
         version = point.dist.version if point.dist is not None else None
         rows.append({"kind": "backend", "name": point.name, "package": package, "version": version, "state": state})
-    print_rows(rows, FIELDS, output)
+    print_rows(rows, FIELDS, output, none=f"none beside {', '.join(OWN)}")

@@ -38,12 +38,14 @@ DEFAULT_BATCH = 500
 @click.option("--expires", type=_values.DURATION, help="After so long it is not delivered any more, such as 10m.")
 @click.option("--extension", multiple=True, metavar="NAME=VALUE", help="A CloudEvents extension; repeatable.")
 @click.option("--lines", type=click.File("rb"), help="A file of events, one JSON object per line; - is stdin.")
-@click.option("--batch", type=click.IntRange(1, 10_000), default=DEFAULT_BATCH, show_default=True,
-              help="With --lines: events stored together.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(1, 10_000),
+              help=f"With --lines: events stored together; {DEFAULT_BATCH} without it.")  # fmt: skip
 @click.option("--rate", type=_values.RATE, help="With --lines: at most so many, such as 500/s.")
 @output_option("table", "json")
 @url_option
-def command(lines: IO[bytes] | None, batch: int, rate: float | None, output: str, url: str | None, **one: Any) -> None:
+def command(
+    lines: IO[bytes] | None, batch: int | None, rate: float | None, output: str, url: str | None, **one: Any
+) -> None:
     """Publish one event of the given TYPE, with the payload JSON, or from stdin with -.
 
     With --lines, each line is {"type", "data", "key"?, "id"?, "time"?, "tenant"?, "subject"?}, or a
@@ -54,7 +56,9 @@ def command(lines: IO[bytes] | None, batch: int, rate: float | None, output: str
     if lines is not None:
         if given:
             raise click.UsageError(f"--lines brings its own events; leave out {given[0]!r}")
-        _publish_lines(find(url, create=True).bus(), lines, batch, rate, output)
+        _publish_lines(find(url, create=True).bus(), lines, batch or DEFAULT_BATCH, rate, output)
+    elif batch is not None or rate is not None:
+        raise click.UsageError(f"{'--rate' if batch is None else '--batch'} goes with --lines")
     elif one["type"] is None:
         raise click.UsageError("name an event type, or a file with --lines")
     else:
@@ -66,7 +70,7 @@ def command(lines: IO[bytes] | None, batch: int, rate: float | None, output: str
 
 def _publish_one(bus: Nexus, output: str, *, type: str, data: str | None, at: datetime | None, expires: float | None,
                  extension: tuple[str, ...], **attributes: str | None) -> None:  # fmt: skip
-    body = None if data is None else sys.stdin.buffer.read() if data == "-" else _utf8(data)
+    body = None if data is None else sys.stdin.buffer.read() if data == "-" else _values.payload(data)
     event = bus.event(
         type,
         body,
@@ -85,13 +89,6 @@ def _publish_one(bus: Nexus, output: str, *, type: str, data: str | None, at: da
             await bus.close()
 
     print_one(msgspec.structs.asdict(asyncio.run(publish())), output)
-
-
-def _utf8(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidEvent(f"payload is not UTF-8 at character {error.start}") from None
 
 
 def _extensions(given: tuple[str, ...]) -> dict[str, str | int | bool] | None:

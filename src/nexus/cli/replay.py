@@ -24,6 +24,7 @@ from nexus.cli._root import group
 from nexus.cli._signals import at_end
 from nexus.cli._store import find, groups_of, opened, url_option
 from nexus.cli._targets import into_command, into_file, into_topic
+from nexus.cli._text import counted
 from nexus.cli._who import who
 from nexus.core.control import replay_group
 from nexus.core.filter import compile_filter
@@ -150,8 +151,10 @@ def _dry_run(selection: Selection, output: str, url: str | None) -> None:
         return counts, sample
 
     counts, sample = asyncio.run(look())
-    print_rows([{"type": type, "events": count} for type, count in sorted(counts.items())], DRY_FIELDS, output)
-    say(f"{counts.total()} events would be replayed{'; the first:' if sample else ''}")
+    print_rows(
+        [{"type": type, "events": count} for type, count in sorted(counts.items())], DRY_FIELDS, output, none=None
+    )
+    say(f"{counted(counts.total(), 'event')} would be replayed{'; the first:' if sample else ''}")
     for event in sample:
         say(f"  {event.type} {event.id} key={json.dumps(event.key)}")
 

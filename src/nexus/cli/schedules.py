@@ -16,7 +16,17 @@ from nexus.cli._root import group
 from nexus.cli._store import find, url_option
 from nexus.cli._text import shown_time
 from nexus.cli._who import who
+from nexus.event import JSON
 
+_SHORT = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
 FIELDS = ("id", "due_at", "type", "key", "cron", "zone")
 
 
@@ -42,13 +52,6 @@ def ls(output: str, url: str | None) -> None:
     print_rows(asyncio.run(read()), FIELDS, output)
 
 
-def _json(text: str | None) -> Any:
-    try:
-        return None if text is None else msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
-        raise click.BadParameter(f"this is no JSON: {error}", param_hint="DATA") from None
-
-
 @command.command("later")
 @click.argument("type")
 @click.argument("data", required=False)
@@ -63,13 +66,12 @@ def later(type: str, data: str | None, delay: float | None, at: Any, key: str | 
     """
     if (delay is None) is (at is None):
         raise click.UsageError("give either --in or --at")
-    payload = _json(data)
+    payload = None if data is None else _values.payload(data)
 
     async def publish() -> str:
         async with find(url, create=True).bus() as bus:
-            return await bus.publish_later(
-                type, payload, at=at if at is not None else time.time() + (delay or 0), key=key
-            )
+            due = at if at is not None else time.time() + (delay or 0)
+            return await bus.publish_later(type, payload, at=due, key=key, datacontenttype=JSON)
 
     click.echo(asyncio.run(publish()))
 
@@ -99,7 +101,11 @@ def every(
     CRON is minute, hour, day, month and weekday in one argument, such as '30 2 * * *'. The schedule
     of a known NAME is changed. Some process of the store must consume by then.
     """
-    payload = _json(data)
+    if cron in _SHORT:
+        raise click.BadParameter(
+            f"{cron} is written {_SHORT[cron]!r}: minute, hour, day, month, weekday", param_hint="CRON"
+        )
+    payload = None if data is None else msgspec.json.decode(_values.payload(data))
 
     async def make() -> None:
         async with find(url, create=True).bus() as bus:

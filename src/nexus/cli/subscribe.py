@@ -9,12 +9,12 @@ import click
 
 from nexus import Event, Nexus
 from nexus.cli import _values
-from nexus.cli._exits import say
+from nexus.cli._exits import INTERRUPTED, say
 from nexus.cli._root import command as make_command
 from nexus.cli._signals import at_end
 from nexus.cli._store import find, url_option
 from nexus.cli._targets import into_command
-from nexus.cli._text import escape_json
+from nexus.cli._text import counted, escape_json
 from nexus.core.envelope import to_cloudevent
 
 
@@ -42,9 +42,11 @@ def command(
     Each is printed in CloudEvents' JSON format and acknowledged, or given to a command: 0 is done,
     anything else is tried again and ends as a dead letter.
     """
-    bus = find(url).bus()
+    bus = find(url, create=True).bus()
     handled = asyncio.run(_consume(bus, patterns, group, where, start, program, limit))
-    say(f"{handled} events")
+    say(counted(handled, "event"))
+    if limit is not None and handled < limit:
+        click.get_current_context().exit(INTERRUPTED)
 
 
 async def _consume(
@@ -59,17 +61,23 @@ async def _consume(
     done = asyncio.Event()
     run = into_command(program) if program is not None else None
     handled = 0
+    unread: OSError | None = None
 
     # With a limit one after the other, so that no more than that is taken.
     @bus.on(*patterns, group=group, where=where, start=start, workers=1 if limit is not None else None)
     async def handle(event: Event[Any]) -> None:
-        nonlocal handled
+        nonlocal handled, unread
         if done.is_set():
             await asyncio.Event().wait()  # it is given back when the bus closes
         if run is not None:
             await run(event)
         else:
-            click.echo(escape_json(to_cloudevent(event).decode()))
+            try:
+                click.echo(escape_json(to_cloudevent(event).decode()))
+            except OSError as error:  # no fault of the event, which would be tried again and end as a dead letter
+                unread = error
+                done.set()
+                await asyncio.Event().wait()
         handled += 1
         if limit is not None and handled >= limit:
             done.set()
@@ -78,4 +86,6 @@ async def _consume(
     async with bus:
         await done.wait()
         bus.consumer(group).interrupt_all("enough")
+    if unread is not None:
+        raise unread
     return handled

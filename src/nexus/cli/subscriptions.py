@@ -12,9 +12,9 @@ import click
 
 from nexus import Nexus
 from nexus.cli import _values
+from nexus.cli._asking import ask
 from nexus.cli._exits import say
 from nexus.cli._output import output_option, print_rows
-from nexus.cli._repair import ask
 from nexus.cli._root import group
 from nexus.cli._store import groups_of, opened, url_option
 from nexus.cli._who import who
@@ -139,7 +139,13 @@ def seek(name: str, place: str, topic: str | None, drop_parked: bool, yes: bool,
     """
     to = _to(place)
     ask(f"Send {name} to {place}?", yes)
-    places = _do(url, lambda bus: bus.subscriptions.seek(name, to, topic=topic, drop_parked=drop_parked, who=who()))
+
+    async def act(bus: Nexus) -> Any:
+        if isinstance(to, dict):
+            await _refuse_no_partition(bus, to)
+        return await bus.subscriptions.seek(name, to, topic=topic, drop_parked=drop_parked, who=who())
+
+    places = _do(url, act)
     rows = [
         {"group": name, "topic": of, "partition": partition, "position": position}
         for of, positions in places.items()
@@ -147,6 +153,13 @@ def seek(name: str, place: str, topic: str | None, drop_parked: bool, yes: bool,
     ]
     print_rows(rows, PLACE_FIELDS, output)
     say(f"{name} goes on there as soon as a member owns the partition; see `nexus subscriptions ls`")
+
+
+async def _refuse_no_partition(bus: Nexus, to: dict[str, dict[int, int]]) -> None:
+    for topic, positions in to.items():
+        partitions = (await bus.backend.describe(topic)).spec.partitions
+        if max(positions) >= partitions:
+            raise click.BadParameter(f"topic {topic} has {partitions} partitions, from 0 on", param_hint="PLACE")
 
 
 def _to(place: str) -> Any:

@@ -20,6 +20,7 @@ from nexus.cli._exits import NotFound
 from nexus.cli._output import cell, output_option, to_json
 from nexus.cli._reading import At, Seen, find_event, merged, starts
 from nexus.cli._root import command as make_command
+from nexus.cli._signals import until_interrupted
 from nexus.cli._store import opened, topics_of, url_option
 from nexus.cli._text import escape, escape_json, shown_time
 from nexus.core.envelope import to_cloudevent
@@ -73,7 +74,11 @@ def command(
     if isinstance(span.end, float) and _as_time(span.begin, now) > span.end:
         raise click.UsageError("--from is after --to")
     wanted = _wanted(patterns, where)
-    asyncio.run(_show(url, span, wanted, _writer(output)))
+    showing = _show(url, span, wanted, _writer(output))
+    if follow and limit is None:
+        until_interrupted(showing)
+    else:
+        asyncio.run(showing)
 
 
 def _place(text: str | None, option: str, now: float) -> _values.Place | None:

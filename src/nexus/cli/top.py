@@ -14,6 +14,7 @@ from nexus import Nexus
 from nexus.cli import _values
 from nexus.cli._output import output_option, to_json
 from nexus.cli._root import command as make_command
+from nexus.cli._signals import until_interrupted
 from nexus.cli._store import find, groups_of, opened, shown, topics_of, url_option
 from nexus.core.cursor import decode
 from nexus.errors import Unavailable
@@ -39,9 +40,13 @@ class Look(msgspec.Struct, frozen=True):
 def command(interval: float, count: int | None, output: str, url: str | None) -> None:
     """Show rates, lags, parked and dead events of a store, until Ctrl-C or q.
 
-    `in/s` is what is stored, `out/s` how fast watermarks move. With json each look is a line.
+    `in_per_s` is what is stored, `out_per_s` how fast watermarks move. With json each look is a line.
     """
-    asyncio.run(_run(url, interval, count, output))
+    watching = _run(url, interval, count, output)
+    if count is None:
+        until_interrupted(watching)
+    else:
+        asyncio.run(watching)
 
 
 async def _run(url: str | None, interval: float, count: int | None, output: str) -> None:

@@ -16,7 +16,7 @@ from nexus.cli._progress import Progress
 from nexus.cli._reading import Seen, merged, starts
 from nexus.cli._root import command as make_command
 from nexus.cli._store import opened, topics_of, url_option
-from nexus.cli._text import escape, shown_time
+from nexus.cli._text import counted, escape, shown_time
 from nexus.runtime.deadletters import DeadLetterInfo
 
 FIELDS = ("id", "causationid", "depth", "type", "key", "topic", "partition", "position", "recorded_at", "after_ms",
@@ -57,7 +57,7 @@ def command(id: str, begin: str, output: str, url: str | None) -> None:
             click.echo(_line(row))
     else:
         print_rows(rows, FIELDS, output)
-    say(f"{len(rows)} events")
+    say(counted(len(rows), "event"))
 
 
 async def _read(url: str | None, id: str, place: _values.Place) -> tuple[list[Seen], list[DeadLetterInfo]]:

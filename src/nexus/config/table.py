@@ -194,11 +194,13 @@ def shown_size(size_bytes: int) -> str:
 
 
 def shown_duration(seconds: float) -> str:
-    """Write a duration as a setting would be written."""
+    """Write a duration as a setting would be written: with the largest unit that needs no fraction, but for ms."""
     for unit in ("d", "h", "m", "s"):
         if seconds and seconds % _SECONDS[unit] == 0:
             return f"{seconds / _SECONDS[unit]:.0f}{unit}"
-    return f"{seconds * 1_000:g}ms"
+    whole = math.floor(seconds) if seconds >= 1_000 else 0
+    ms = f"{(seconds - whole) * 1_000:.6f}".rstrip("0").rstrip(".")
+    return (f"{whole // 60}m{whole % 60}s" if whole else "") + f"{ms}ms"
 
 
 # -- the settings ----------------------------------------------------------------------------------------------------

@@ -63,6 +63,7 @@ class Binding:
         wishes = [_wish(self.name, parameter, kind) for parameter, kind in _parameters(handler, self.name)]
         if not wishes:
             raise HandlerError(f"handler {self.name} takes no argument", hint="take the payload, an Event or both")
+        self._refuse_guesses(handler, [build for build, _ in wishes])
         batches = {many for _, many in wishes}
         if len(batches) > 1:
             raise HandlerError(f"handler {self.name} mixes lists and single arguments", hint="make all of them lists")
@@ -74,6 +75,17 @@ class Binding:
         if len(self._builders) == 1 and self._builders[0] is not _context and not self.batch:
             (build,) = self._builders
             self.only = event_itself if build is _event else lambda event: build(event, None)
+
+    def _refuse_guesses(self, handler: Callable[..., Any], builders: list[Callable[..., Any]]) -> None:
+        """Raise `HandlerError` for a parameter without a type beside another for the payload: both would get it."""
+        parameters = inspect.signature(handler).parameters.values()
+        payloads = [one for one, build in zip(parameters, builders, strict=True) if build not in (_event, _context)]
+        untyped = [one.name for one in payloads if one.annotation is one.empty]
+        if untyped and len(payloads) > 1:
+            raise HandlerError(
+                f"handler {self.name}: each of {', '.join(one.name for one in payloads)} would get the payload",
+                hint=f"say what {untyped[-1]} is: `{untyped[-1]}: Event`, `{untyped[-1]}: Context`, or leave it out",
+            )
 
     def _single(self) -> Build:
         if len(self._builders) == 1:
