@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nexus.core import delays
-from nexus.core.delays import CARRY_FROM, Carried, Delays, Drop, Fired, Later, Now, Record, Tick, Ticked
+from nexus.core.delays import CARRY_FROM, Carried, Delays, Drop, Fired, Later, Now, Record, Tick, Ticked, Void
 from nexus.event import Event
 
 
@@ -134,6 +134,16 @@ def test_what_was_dropped_or_wanted_while_it_was_carried_stays_so() -> None:
     assert begun_between.apply(5, Carried(0, later("c", 5.0))), "nothing was said of this one"
 
 
+def test_what_was_carried_too_late_is_called_void_and_nothing_else_is() -> None:
+    fold = Delays(5, 100)
+    assert fold.apply(5, Carried(0, later("a", 5.0))), "what came before is not known here"
+    assert not fold.apply(6, Void("/s", "a", 3))
+    assert fold.apply(7, Void("/s", "a", 0))
+    assert not fold.pending
+    fold.apply(8, later("a", 5.0))
+    assert not fold.apply(9, Void("/s", "a", 0)), "it was delayed anew"
+
+
 def test_what_a_schedule_leaves_is_forgotten_with_it() -> None:
     fold = folded(Ticked("daily", 1.0), Ticked("weekly", 2.0), Ticked("weekly", 1.5))
     assert fold.ticks == {"daily": Tick(1.0, 0, 1), "weekly": Tick(2.0, 1, 2)}, "an older one says nothing new"
@@ -169,7 +179,10 @@ records = st.one_of(
 
 @given(st.lists(st.tuples(records, st.sampled_from(["", "", "look", "carry"])), max_size=30))
 def test_who_begins_where_an_owner_stored_that_reading_begins_sees_the_same(history: list[tuple[Record, str]]) -> None:
-    """An owner stores its low, looks what is stale, and appends that later; others write in between."""
+    """An owner stores its low, looks what is stale, and appends that later; others write in between.
+
+    It stores its low again when it has called void what came too late.
+    """
     fold = Delays(0, 100)
     written: list[Record] = []
     begins = [0]
@@ -190,6 +203,10 @@ def test_who_begins_where_an_owner_stored_that_reading_begins_sees_the_same(hist
         elif step == "carry":
             for one in looked:
                 write(one)
+            for one in looked:
+                id = (one.later.event.source, one.later.event.id) if isinstance(one, Carried) else None
+                if isinstance(one, Carried) and id is not None and id not in fold.pending:
+                    write(Void(*id, one.seen))
             looked = []
         write(record)
     if not looked:

@@ -6,12 +6,13 @@
     Now      operator   the event is pending                          it is due
     Fired    owner      the event is pending                          it was published, under its own id
     Carried  owner      the event is pending since the place ``seen`` it stands here from now on, and not there
+    Void     owner      it is pending by a `Carried` like that        the `Carried` came too late: it never counted
     Ticked   owner      it is not older than what is known            a recurring schedule has fired up to ``at``
 
 An event is known by its source and id. An owner that died between publishing and `Fired` leaves an event that is
 published again, under the same id: so it is recognised, by the backend or by whoever consumes. No record needs an
-epoch. An owner stores from where reading begins before it carries anything forward, so whoever begins there sees what
-came between the two.
+epoch. An owner stores from where reading begins before it carries anything forward, and not again before it has read
+what came between the two and has called void what came too late: whoever begins anywhere sees the same.
 """
 
 from __future__ import annotations
@@ -67,13 +68,19 @@ class Carried(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
     """``due`` is 0 for one that was wanted now."""
 
 
+class Void(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
+    source: str
+    id: str
+    seen: int
+
+
 class Ticked(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
     name: str
     at: float
     """Seconds since 1970."""
 
 
-Record = Later | Drop | Now | Fired | Carried | Ticked
+Record = Later | Drop | Now | Fired | Carried | Void | Ticked
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
@@ -84,7 +91,7 @@ decode = _decoder.decode
 class Pending:
     """An event that is not due yet."""
 
-    __slots__ = ("due", "later", "number", "place")
+    __slots__ = ("due", "later", "number", "place", "seen")
 
     def __init__(self, due: float, place: int, number: int, later: Later | None) -> None:
         self.due = due
@@ -93,6 +100,8 @@ class Pending:
         """Which record of those that were read says so."""
         self.later = later
         """The record, or None where it must be read at its place."""
+        self.seen = -1
+        """Where it stood before it was carried, if nothing else is known of it."""
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -138,6 +147,11 @@ class Delays:
                 heapq.heappush(self._dues, (0.0, (source, id)))
             case Carried(seen, later):
                 return self._carry(place, seen, later)
+            case Void(source, id, seen):
+                pending = self.pending.get((source, id))
+                if pending is None or pending.seen != seen:
+                    return False
+                self._forget((source, id))
             case _:
                 known = self.ticks.get(record.name)
                 if known is None or record.at >= known.at:
@@ -161,6 +175,7 @@ class Delays:
             if seen >= self._begin or self._gone.get(id, -1) > seen:
                 return False
             self._add(place, later)
+            self.pending[id].seen = seen
             return True
         if pending.place != seen or pending.due != later.due:
             return False

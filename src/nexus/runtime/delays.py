@@ -18,7 +18,7 @@ import msgspec
 from nexus.clock import Clock
 from nexus.core import cron, delays
 from nexus.core.control import Schedule
-from nexus.core.delays import PARTITIONS, TOPIC, Carried, Delays, Fired, Later, Pending, Record, Ticked
+from nexus.core.delays import PARTITIONS, TOPIC, Carried, Delays, Fired, Id, Later, Pending, Record, Ticked, Void
 from nexus.core.partition import partition_of
 from nexus.errors import BackendError, NexusError, SettingsError, UnknownOutcome
 from nexus.event import JSON, Event
@@ -128,6 +128,7 @@ class DelayOwner:
         self._owned: dict[int, Delays] = {}
         self._epochs: dict[int, int] = {}
         self._lows: dict[int, int] = {}
+        self._carried: dict[int, list[tuple[Id, int]]] = {}  # what was carried, and it is not known yet if in time
         self._settled_at = 0.0
         self._wake = asyncio.Event()
         self._stops: list[Callable[[], None]] = []
@@ -208,18 +209,23 @@ class DelayOwner:
                     mine = Cursor(max(stored.epoch, token) + 1, stored.low)
                     (answer,) = await self._member.settle([Settlement(TOPIC, partition, mine)])
                     if answer != "fenced":
+                        self._carried.pop(partition, None)
                         self._owned[partition] = Delays(stored.low, KEEP_BYTES)
                         self._epochs[partition], self._lows[partition] = mine.epoch, mine.low
                 case Revoking(_, partition):
                     await self._settle(partition, release=True)
-                    self._owned.pop(partition, None)
+                    self._give_up(partition)
                 case Lost(_, partition):
-                    self._owned.pop(partition, None)
+                    self._give_up(partition)
 
     async def _settle(self, only: int | None = None, *, release: bool = False) -> dict[int, int]:
         """Store from where reading must begin; return that for each partition for which it is stored."""
         assert self._member is not None
-        lows = {partition: fold.low for partition, fold in self._owned.items() if only in (None, partition)}
+        lows = {
+            partition: self._lows[partition] if partition in self._carried else fold.low
+            for partition, fold in self._owned.items()
+            if only in (None, partition)
+        }
         settlements = [Settlement(TOPIC, p, Cursor(self._epochs[p], low), release) for p, low in lows.items()]
         if not settlements:
             return {}
@@ -227,12 +233,18 @@ class DelayOwner:
             if answer != "ok":
                 del lows[partition]
             if answer == "fenced":
-                del self._owned[partition]
+                self._give_up(partition)
         return lows
+
+    def _give_up(self, partition: int) -> None:
+        self._owned.pop(partition, None)
+        self._carried.pop(partition, None)
 
     async def _keep(self) -> None:
         """Store from where reading must begin, trim what is below, and carry old ones forward where that pays."""
         await self._forget_ticks()
+        for partition in list(self._carried):
+            await self._call_void(partition)
         moved = [p for p, fold in self._owned.items() if fold.low > self._lows[p]]
         for partition in moved:
             for low in (await self._settle(partition)).values():
@@ -258,7 +270,21 @@ class DelayOwner:
             later = msgspec.structs.replace(await self._later(partition, pending), due=due)
             records.append(Carried(pending.place, later))
         if records:
+            self._carried[partition] = [(id, pending.place) for id, pending in stale]
             await self._journal.append([(partition, record) for record in records])
+            await self._call_void(partition)
+
+    async def _call_void(self, partition: int) -> None:
+        """Call void what was carried too late: it was dropped or published before its record was written."""
+        fold = self._owned[partition]
+        await self._journal.read_on(partition, fold)
+        late: list[tuple[int, Record]] = [
+            (partition, Void(*id, seen)) for id, seen in self._carried[partition] if id not in fold.pending
+        ]
+        if late:
+            await self._journal.append(late)
+            await self._journal.read_on(partition, fold)
+        del self._carried[partition]
 
     async def _later(self, partition: int, pending: Pending) -> Later:
         return pending.later or await self._journal.load(partition, pending.place)
