@@ -44,7 +44,7 @@ FULL: dict[str, Proof] = {
     "hot-key": _load("hot_key"),
     "delays": _load("delays", events=100_000, over_s=120, after_s=60),
     "replay": _load("replay", events=1_000_000),
-    "requeue": _load("requeue", letters=100_000, rate=5_000),
+    "requeue": _load("requeue", letters=100_000, rate=1_000),
     "repair": lambda folder, backend: load.measure(
         "repair", folder, backend, keys=500, freeze_s=0 if backend == "sqlite" else 20
     ),
