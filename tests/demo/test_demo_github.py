@@ -107,6 +107,7 @@ async def test_a_broker_changes_no_figure_of_the_webhooks(tmp_path: Path, kind: 
     check(await report(tmp_path, "github", "--backend", kind, **given))
 
 
+@pytest.mark.slow
 async def test_the_talk_shows_the_edit_and_the_report_goes_to_stdout(tmp_path: Path) -> None:
     code, out, err = await run(tmp_path, "github")
     assert code == 0, err

@@ -33,6 +33,7 @@ def check(found: dict[str, Any], days: int | None) -> None:
     assert found["figures"] == plain["figures"] | {"handled": dict(sorted(handled.items()))}
 
 
+@pytest.mark.slow
 async def test_a_crash_changes_no_figure_and_a_plain_loop_finds_the_same(tmp_path: Path) -> None:
     crashed = await report(tmp_path, "--quick")
     check(crashed, 1)
@@ -69,6 +70,7 @@ async def test_all_days_add_up_with_a_crash(tmp_path: Path) -> None:
     assert found["seconds"] < 90
 
 
+@pytest.mark.slow
 async def test_the_repair_that_is_shown_fills_in_the_missing_delay(tmp_path: Path) -> None:
     code, out, err = await run(tmp_path, "--quick", "--no-crash")
     assert code == 0, err

@@ -147,6 +147,7 @@ def test_case_79_truncated_anywhere(small: tuple[Path, list[list[Event[Any]]]]) 
     assert outcomes.count("UnknownTopic") <= 1
 
 
+@pytest.mark.slow
 def test_case_80_one_flipped_bit(small: tuple[Path, list[list[Event[Any]]]]) -> None:
     path, kept = small
     bits = random.Random(80).sample(range(path.stat().st_size * 8), 2_000)
