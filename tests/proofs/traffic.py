@@ -7,6 +7,8 @@ each partition the order of numbers is that of positions, on every backend.
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 import sys
 import time
 from collections import defaultdict
@@ -32,13 +34,34 @@ def join(bus: Nexus, log: Log, name: str) -> None:
 
     def handler(group: str) -> Callable[..., Any]:
         async def handle(event: Event[Any], context: Context) -> None:
-            log.write(g=group, n=event.data["n"], p=context.partition, key=event.key, t=time.monotonic(), who=name)
+            log.write(
+                g=group,
+                n=event.data["n"],
+                p=context.partition,
+                fence=context.fence,
+                key=event.key,
+                t=time.monotonic(),
+                who=name,
+            )
 
         return handle
 
     for group in GROUPS:
         bus.on("traffic.*", group=group, start="earliest")(handler(group))
     bus.handler(MADE)(handler(MADE))
+
+
+class Said(logging.Handler):
+    """Keeps what a member says beside what it handles, so that a report tells why something came twice."""
+
+    def __init__(self, log: Log, name: str) -> None:
+        super().__init__(logging.INFO)
+        self._log = log
+        self._name = name
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "nexus" in record.name:
+            self._log.write(said=record.getMessage()[:200], t=time.monotonic(), who=self._name)
 
 
 async def members(folder: Path, stack: AsyncExitStack) -> None:
@@ -163,7 +186,7 @@ async def traffic(folder: Path, rate: float = 200, each: float = 100, stops_s: f
         "repeated": {group: len(numbers[group]) - len(set(numbers[group])) for group in once},
         "altered_as_asked": _left_out_a_run(flow.partitions, set(numbers["altered"]), lambda n: n % 2 == 1),
         "left_out_by_the_filter": count - len(set(numbers["altered"])),
-        "back_is_a_prefix": _twice_is_a_prefix(flow.partitions, numbers["back"]),
+        "back_is_a_prefix": _went_back_once(flow.partitions, numbers["back"]),
         "handled_again": len(numbers["back"]) - len(set(numbers["back"])),
         "forward_as_asked": _left_out_a_run(flow.partitions, set(numbers["forward"]), lambda n: True)
         and set(range(skipped_to, count)) <= set(numbers["forward"])
@@ -172,7 +195,21 @@ async def traffic(folder: Path, rate: float = 200, each: float = 100, stops_s: f
         "paused_after_s": _last_between(found["paused"], paused_at, resumed_at),
         "removed_after_s": _last_between(found[MADE], removed_at, made_again_at),
         "out_of_key_order": {group: _out_of_key_order(found[group]) for group in once},
+        "lost_shares": sorted(group for group in once if _lost_a_share(folder, group)),
+        "said": _said(folder, first=found["witness"][0]["t"]),
     }
+
+
+def _lost_a_share(folder: Path, group: str) -> bool:
+    """Tell whether a member lost a partition of the group that it had not given up: a slow machine does that."""
+    told = re.compile(rf"group {group}:? .*(\blost\b|not given up in time|ran out|is taken out)")
+    return any(told.match(line["said"]) for line in crash.lines(folder) if "said" in line)
+
+
+def _said(folder: Path, first: float) -> list[str]:
+    """What members said once events flowed, with the seconds since."""
+    said = sorted((line["t"], line["who"], line["said"]) for line in crash.lines(folder) if "said" in line)
+    return [f"{at - first:.2f} {who}: {text}" for at, who, text in said if at >= first][:100]
 
 
 async def _exists(bus: Nexus, group: str) -> None:
@@ -200,14 +237,16 @@ def _left_out_a_run(partitions: list[int], handled: set[int], may: Callable[[int
     return True
 
 
-def _twice_is_a_prefix(partitions: list[int], handled: list[int]) -> bool:
-    """Tell whether in each partition what was handled twice comes before what was handled once."""
-    counts = [0] * len(partitions)
-    for number in handled:
-        counts[number] += 1
+def _went_back_once(partitions: list[int], handled: list[int]) -> bool:
+    """Tell whether each partition was handled up to some event, and after its first came anew, whole.
+
+    Either may hold what a new owner handles again, so only the first start of each event is looked at.
+    """
     for of in _by_partition(partitions, range(len(partitions))):
-        own = [counts[number] for number in of]
-        if own != sorted(own, reverse=True) or not set(own) <= {1, 2}:
+        own = [number for number in handled if partitions[number] == partitions[of[0]]]
+        back = len(own) - 1 - own[::-1].index(of[0])
+        before, after = ({*own[:back]}, {*own[back:]})
+        if after != set(of) or before != set(of[: len(before)]):
             return False
     return True
 
@@ -219,11 +258,19 @@ def _last_between(started: list[dict[str, Any]], since: float, until: float) -> 
 
 
 def _out_of_key_order(started: list[dict[str, Any]]) -> int:
-    reached: dict[str, int] = {}
+    """Count starts out of the order of their key: a first start after a later event's, or any in one ownership.
+
+    A new owner handles again, in order, what the one before had not settled.
+    """
+    reached: dict[tuple[str, int | None], int] = {}
+    seen: set[int] = set()
     wrong = 0
     for one in started:
-        wrong += one["n"] < reached.get(one["key"], -1)
-        reached[one["key"]] = max(one["n"], reached.get(one["key"], -1))
+        number, key = one["n"], one["key"]
+        for place in [(key, one["fence"])] + [(key, None)] * (number not in seen):
+            wrong += number <= reached.get(place, -1)
+            reached[place] = number
+        seen.add(number)
     return wrong
 
 
@@ -233,6 +280,7 @@ PARTS: dict[str, Callable[..., Any]] = {"traffic": traffic}
 async def _member(folder: Path, name: str) -> None:
     bus = bus_in(folder, settle_interval="50ms")
     log = Log(folder, name)
+    logging.basicConfig(level=logging.INFO, handlers=[Said(log, name), logging.StreamHandler()])
     join(bus, log, name)
     await bus.start()
     log.write(started=name)

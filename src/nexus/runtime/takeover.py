@@ -101,9 +101,22 @@ class Takeover:
             else:
                 in_force[id] = folds[id].epoch
                 first = ids[id].cursor
-                fresh = first is None or first.epoch == 0  # the next round sees: a claim, and no cursor to go with it
-                again[id] = Assigned(topic, number, first if fresh else cursor, ids[id].token)
+                if first is not None and first.epoch > 0:
+                    again[id] = Assigned(topic, number, cursor, ids[id].token)
+                elif await self._owns(member, ids[id], cursor, later):
+                    again[id] = ids[id]  # the next round sees: a claim, and no cursor to go with it
         return again
+
+    async def _owns(self, member: Member, one: Assigned, cursor: Cursor, later: list[Assigned]) -> bool:
+        """Tell whether a partition is still the member's by storing its cursor as it stands.
+
+        Before a cursor is called lost: a member that was held up may have lost the partition unawares, and what others
+        wrote there since needs no cursor that this one knows of.
+        """
+        [answer] = await member.settle([Settlement(one.topic, one.partition, cursor)])
+        if answer == "retry":
+            later.append(one)
+        return answer == "ok"
 
     def _in_force(self, fold: Fold, cursor: Cursor) -> bool:
         """Tell whether this member's claim counts.
@@ -161,6 +174,9 @@ class Takeover:
                     continue
                 try:
                     fold = await self._told_before(id, heads[id])
+                    claimed = fold is not None and id not in in_force
+                    if claimed and stored is not None and not await self._owns(member, one, stored, later):
+                        continue
                     if fold is not None or stored is None:
                         stored = await self._decide_lost(id, fold or begin_fold(State()))
                 except BackendError as error:
