@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import random
-import re
 import signal
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -17,7 +16,7 @@ import msgspec
 
 from nexus import config
 from nexus.clock import SYSTEM_CLOCK, Clock, SteadyClock
-from nexus.core.control import Create, Replay
+from nexus.core.control import Replay
 from nexus.core.envelope import check_json, encode_payload, validate, validate_given
 from nexus.core.filter import compile_filter
 from nexus.core.ids import Uuid7
@@ -37,8 +36,8 @@ from nexus.runtime.deadletters import DeadLetters
 from nexus.runtime.declaring import declare
 from nexus.runtime.managed import Managed
 from nexus.runtime.publisher import Publisher, Receipt
-from nexus.runtime.registering import LostCursor, Start, check_wishes, checked_group, make_group
-from nexus.runtime.subscription import Group, Subscription, check_unique
+from nexus.runtime.registering import Handlers, LostCursor, Start, Wishes, checked_group
+from nexus.runtime.subscription import Group, Subscription
 from nexus.runtime.tail import Tail
 from nexus.runtime.worker import current_event
 from nexus.spi.backend import Backend, TopicSpec
@@ -89,14 +88,14 @@ class Nexus:
         self.loaded = config.load(arguments, file=file)
         self.settings = self.loaded.settings
         self.clock = clock
-        self.groups: dict[str, Group] = {}
+        self._handlers = Handlers(self.settings.workers)
+        self.groups = self._handlers.groups
         self._uuid7 = Uuid7(random.getrandbits)
         self._unix_ms = -1
         self._time = datetime.now(UTC)
         self._member = f"{os.getpid()}-{random.getrandbits(32):08x}"
         self._consumers: dict[str, Consumer] = {}
         self._probation = Turn()
-        self._handlers: dict[str, Group] = {}
         self._delay_owner: DelayOwner | None = None
         self._requests: Requests | None = None
         self._schedules: Schedules | None = None
@@ -115,7 +114,7 @@ class Nexus:
         self.backend = backend
         self.control = ControlTopic(backend, self.clock, self.new_id, self.settings.source)
         self._managed = Managed(
-            self.control, backend, self.groups, self._created, self._consume, self._forget, self._own_delays
+            self.control, backend, self.groups, self._handlers.created, self._consume, self._forget, self._own_delays
         )
 
     def use_backend(self, url: str) -> None:
@@ -132,9 +131,7 @@ class Nexus:
         """Run these groups and no others, nor any made while it runs; before the start. Raises `Closed`."""
         if self._state != "new":
             raise Closed("a bus that was started keeps its groups", hint="make another Nexus")
-        self._handlers.clear()
-        for name in self.groups.keys() - set(names):
-            del self.groups[name]
+        self._handlers.keep(names)
 
     # ---- handlers -------------------------------------------------------------------------------------------------
 
@@ -176,30 +173,14 @@ class Nexus:
             raise HandlerError("no event type was given", hint='name one: @bus.on("order.placed")')
         if self._state != "new":
             raise HandlerError("the bus is running; handlers are registered before it starts")
-        check_wishes(
-            retry=retry, timeout_s=timeout_s, batch_size=batch_size, run_in=run_in, on_dead=on_dead, workers=workers,
-            start=start, hold_s=hold_s, lost_cursor=lost_cursor,
+        wishes = Wishes(
+            retry=retry, timeout_s=timeout_s, batch_size=batch_size, key=key, run_in=run_in, on_dead=on_dead,
+            ordered=ordered, workers=workers, hold_s=hold_s, lost_cursor=lost_cursor, start=start, lifecycle=lifecycle,
         )  # fmt: skip
+        wishes.check()
 
         def register(handler: Handler) -> Handler:
-            name = group or re.sub(r"[^A-Za-z0-9_-]+", "-", handler.__qualname__).strip("-")
-            own = make_group(
-                name, handler, patterns, where, retry=retry, timeout_s=timeout_s, batch_size=batch_size, key=key,
-                run_in=run_in, on_dead=on_dead, ordered=ordered, workers=workers or self.settings.workers, start=start,
-                hold_s=hold_s, lost_cursor=lost_cursor, lifecycle=lifecycle,
-            )  # fmt: skip
-            known = self.groups.get(name)
-            if known is None:
-                self.groups[name] = own
-                return handler
-            if (known.policy, known.start, known.lost_cursor) != (own.policy, start, lost_cursor):
-                raise HandlerError(
-                    f"group {name} is registered twice with different on_dead, ordered, hold_s, start or lost_cursor",
-                    hint="these belong to the whole group; say the same at each handler",
-                )
-            known.workers = max(known.workers, own.workers) if workers else known.workers
-            check_unique(known.subscriptions, own.subscriptions[0])
-            known.add(own.subscriptions[0])
+            self._handlers.add(handler, patterns, group, where, wishes)
             return handler
 
         return register
@@ -223,21 +204,14 @@ class Nexus:
 
         ``name``: by which those name it; default: the function's. The rest is as for `on`. Raises `HandlerError`.
         """
-
-        check_wishes(
-            retry=retry, timeout_s=timeout_s, batch_size=batch_size, run_in=run_in, on_dead=on_dead, workers=workers,
-            start="latest", hold_s=hold_s, lost_cursor=lost_cursor,
+        wishes = Wishes(
+            retry=retry, timeout_s=timeout_s, batch_size=batch_size, key=key, run_in=run_in, on_dead=on_dead,
+            ordered=ordered, workers=workers, hold_s=hold_s, lost_cursor=lost_cursor,
         )  # fmt: skip
+        wishes.check()
 
         def register(handler: Handler) -> Handler:
-            own = name or handler.__name__
-            if own in self._handlers:
-                raise HandlerError(f"two handlers are named {own!r}", hint="give one of them another name")
-            self._handlers[own] = make_group(
-                own, handler, (), None, retry=retry, timeout_s=timeout_s, batch_size=batch_size, key=key,
-                run_in=run_in, on_dead=on_dead, ordered=ordered, workers=workers or self.settings.workers,
-                start="latest", hold_s=hold_s, lost_cursor=lost_cursor,
-            )  # fmt: skip
+            self._handlers.add_named(handler, name, wishes)
             return handler
 
         return register
@@ -247,16 +221,7 @@ class Nexus:
 
         Raises `HandlerError` if both know a group and disagree about it, or want the same events in it.
         """
-        for name, theirs in other.groups.items():
-            ours = self.groups.setdefault(
-                name, Group(name, theirs.policy, theirs.workers, theirs.start, theirs.lost_cursor)
-            )
-            if ours.policy != theirs.policy:
-                raise HandlerError(f"group {name} is registered on both with different on_dead, ordered or hold_s")
-            for subscription in theirs.subscriptions:
-                check_unique(ours.subscriptions, subscription)
-                ours.add(subscription)
-        self._handlers |= other._handlers
+        self._handlers.include(other._handlers)
 
     # ---- life -----------------------------------------------------------------------------------------------------
 
@@ -280,7 +245,7 @@ class Nexus:
                 for failure in started:
                     if isinstance(failure, BaseException):
                         raise failure
-                if self.groups or self._handlers:
+                if self._handlers:
                     await self.control.follow()
                     self._managed.start()
         except BaseException:
@@ -342,17 +307,6 @@ class Nexus:
 
     def _forget(self, group: str) -> None:
         self._consumers.pop(group, None)
-
-    def _created(self, wish: Create) -> Group | None:
-        """Make the group that the control topic asks for, if its handler was registered here."""
-        template = self._handlers.get(wish.handler)
-        if template is None:
-            return None
-        (handler,) = template.subscriptions
-        group = Group(wish.group, template.policy, template.workers, wish.start, template.lost_cursor)
-        where = compile_filter(wish.where) if wish.where is not None else None
-        group.add(msgspec.structs.replace(handler, patterns=wish.patterns, where=where))
-        return group
 
     async def close(self) -> None:
         """Drain and close: start nothing new, wait for running handlers, settle, leave. Idempotent.

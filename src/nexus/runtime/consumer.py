@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import islice
@@ -17,7 +16,6 @@ from typing import Any
 
 from nexus.clock import Clock
 from nexus.core.control import Wish
-from nexus.core.filter import compile_filter
 from nexus.core.lanes import Delivery
 from nexus.core.outcome import ACK, Ack, Cancelled, DeadLetter, Outcome, Park, RetryIn
 from nexus.core.owner import PAUSED, Owner
@@ -27,6 +25,7 @@ from nexus.event import Event
 from nexus.runtime.bounds import Bounds
 from nexus.runtime.control import ControlTopic
 from nexus.runtime.inbox import inboxes_for
+from nexus.runtime.intake import Intake
 from nexus.runtime.journal import Journal, parking_spec, parking_topic, record_of
 from nexus.runtime.parking import ParkingWriter
 from nexus.runtime.partition import Partition, Stats
@@ -36,10 +35,9 @@ from nexus.runtime.subscription import Group
 from nexus.runtime.takeover import Takeover
 from nexus.runtime.upkeep import Upkeep
 from nexus.runtime.worker import Workers
-from nexus.spi.backend import Assigned, Backend, Lost, Member, Revoking, Settlement, Slice, Stored, Want
+from nexus.spi.backend import Assigned, Backend, Lost, Member, Revoking, Settlement, Slice, Want
 
 log = logging.getLogger("nexus.consumer")
-_compiled = functools.lru_cache(256)(compile_filter)
 
 LOAD_AHEAD = 32
 """Events of a parked key that are read at once."""
@@ -92,6 +90,7 @@ class Consumer:
         self._control = control
         self._told = True
         self._cutting = False
+        self._intake = Intake(group, control, bounds, self.stats, self._note_progress)
         self._takeover = Takeover(group, backend, self._journal, member, self._wish)
         self._settler = Settler(
             group.name,
@@ -452,7 +451,9 @@ class Consumer:
         now = self.clock.now()
         more = False
         for part in slices[:from_topic]:
-            more |= self._take_in(part, now)
+            own = self._partitions.get((part.topic, part.partition))
+            if own is not None and own.owner is not None:
+                more |= self._intake.take(own, own.owner, part, now)
         for part in slices[from_topic:]:
             self._tail(part, now)
             if part.more:
@@ -472,56 +473,6 @@ class Consumer:
                     log.error("group %s: %s[%d] stands still: %s", self.group.name, topic, want.partition, error)
                     partition.owner.stop(str(error))
 
-    def _take_in(self, part: Slice, now: float) -> bool:
-        partition = self._partitions.get((part.topic, part.partition))
-        owner = partition.owner if partition is not None else None
-        if owner is None:
-            return False
-        if part.trimmed is not None and part.trimmed > owner.ledger.next:
-            gone = part.trimmed - owner.ledger.next
-            self.stats.trimmed += gone
-            log.error(
-                "group %s: retention took events of %s[%d] before they were handled: up to %d from position %d on",
-                self.group.name, part.topic, part.partition, gone, owner.ledger.next,
-            )  # fmt: skip
-            owner.trimmed(part.trimmed)
-            self._note_progress(0)
-        route = self.group.route
-        events = part.events
-        wanted = self._altered(owner)
-        if self._bounds is not None and partition is not None:
-            events, wanted = self._bounded(partition, owner, part, self._bounds)
-        inbox = partition.inbox if partition is not None else None
-        skipped = 0
-        for stored in events:
-            if stored.position < owner.ledger.next:
-                continue  # the takeover of this partition happened while the fetch was under way
-            subscription = route(stored.event) if wanted is None or wanted(stored) else None
-            if subscription is None:
-                owner.skip(stored.position)
-                skipped += 1
-            elif inbox is not None and not inbox.take(stored.event):
-                owner.skip(stored.position)
-                self.stats.duplicates += 1
-                self._note_progress(1)
-            else:
-                owner.offer(stored, now, subscription)
-        if skipped:
-            self.stats.skipped += skipped
-            self._note_progress(skipped)
-        return part.more
-
-    def _bounded(
-        self, partition: Partition, owner: Owner, part: Slice, bounds: Bounds
-    ) -> tuple[Sequence[Stored], Callable[[Stored], bool]]:
-        """Return what of a slice is replayed, marked, and which of these are wanted; note if that was the last."""
-        end = bounds.end(partition.id)
-        events = [bounds.marked(stored) for stored in part.events if stored.position < end]
-        if part.next >= end and not events and owner.ledger.next < end:
-            owner.trimmed(end)  # positions have gaps: there is nothing more below the end
-            self._note_progress(0)
-        return events, lambda stored: bounds.wants(partition.id, stored.event)
-
     @property
     def finished(self) -> bool:
         """True if this member of a replay has nothing left in what it owns, as far as it has settled."""
@@ -529,18 +480,6 @@ class Consumer:
             owner is not None and owner.ledger.low >= self._bounds.end(at) and owner.fold.unfinished == owner.fold.dead
             for at, owner in ((partition.id, partition.owner) for partition in self._partitions.values())
         )
-
-    def _altered(self, owner: Owner) -> Callable[[Stored], bool] | None:
-        """Return what operators want of an event of this partition besides what the code wants, if anything."""
-        filters = self._control.state.group(self.group.name).filters
-        if len(filters) == 1:
-            return None
-
-        def wanted(stored: Stored) -> bool:
-            text = filters[owner.cuts.at(stored.position)]
-            return text is None or _compiled(text).matches(stored.event)
-
-        return wanted
 
     def _tail(self, part: Slice, now: float) -> None:
         topic = part.topic[: -len(f".{self.group.name}.park")]
