@@ -36,7 +36,7 @@ from nexus.runtime.deadletters import DeadLetters
 from nexus.runtime.declaring import declare
 from nexus.runtime.managed import Managed
 from nexus.runtime.publisher import Publisher, Receipt
-from nexus.runtime.registering import Handlers, LostCursor, Start, Wishes, checked_group
+from nexus.runtime.registering import Handlers, LostCursor, Start, Wishes, checked_group, refuse_function
 from nexus.runtime.subscription import Group, Subscription
 from nexus.runtime.tail import Tail
 from nexus.runtime.worker import current_event
@@ -167,12 +167,12 @@ class Nexus:
 
         Raises `HandlerError`, `FilterError`.
         """
+        refuse_function("on", *patterns)
         for pattern in patterns:
             validate_pattern(pattern)
         if not patterns:
             raise HandlerError("no event type was given", hint='name one: @bus.on("order.placed")')
-        if self._state != "new":
-            raise HandlerError("the bus is running; handlers are registered before it starts")
+        self._check_not_started()
         wishes = Wishes(
             retry=retry, timeout_s=timeout_s, batch_size=batch_size, key=key, run_in=run_in, on_dead=on_dead,
             ordered=ordered, workers=workers, hold_s=hold_s, lost_cursor=lost_cursor, start=start, lifecycle=lifecycle,
@@ -204,6 +204,8 @@ class Nexus:
 
         ``name``: by which those name it; default: the function's. The rest is as for `on`. Raises `HandlerError`.
         """
+        refuse_function("handler", name)
+        self._check_not_started()
         wishes = Wishes(
             retry=retry, timeout_s=timeout_s, batch_size=batch_size, key=key, run_in=run_in, on_dead=on_dead,
             ordered=ordered, workers=workers, hold_s=hold_s, lost_cursor=lost_cursor,
@@ -216,11 +218,16 @@ class Nexus:
 
         return register
 
+    def _check_not_started(self) -> None:
+        if self._state != "new":
+            raise HandlerError("the bus is running; handlers are registered before it starts")
+
     def include(self, other: Nexus) -> None:
         """Register the handlers of another bus here too: an application's, on the bus of a test.
 
         Raises `HandlerError` if both know a group and disagree about it, or want the same events in it.
         """
+        self._check_not_started()
         self._handlers.include(other._handlers)
 
     # ---- life -----------------------------------------------------------------------------------------------------

@@ -125,8 +125,8 @@ def test_a_handler_that_is_registered_wrongly_is_told_with_its_place(nexus: Run,
     with file.open("a") as more:
         more.write("\n@bus.on\nasync def handle(order: dict) -> None: ...\n")
     told = nexus("worker", "shop:bus", code=2).stderr
-    assert f"{file}:4: pattern must be text" in told
-    assert 'Next: name an event type in brackets: @bus.on("order.placed")' in told
+    assert f"{file}:4: the decorator `on` was given a function" in told
+    assert 'Next: write @bus.on("order.placed"), with brackets' in told
 
 
 @pytest.mark.parametrize(

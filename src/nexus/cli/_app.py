@@ -17,7 +17,7 @@ import nexus
 from nexus import Nexus, NexusError, SettingsError
 from nexus.cli._exits import NotFound, say
 from nexus.cli._store import FILE, nearest, refuse_no_folder, sqlite_path, url_of
-from nexus.errors import FilterError, ReadOnly
+from nexus.errors import ReadOnly
 from nexus.plugins import make_backend
 from nexus.spi.backend import Durability
 
@@ -88,8 +88,6 @@ def _placed(error: NexusError) -> NexusError:
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_WAY_THERE)]
     if own:
         error.message = f"{own[-1].filename}:{own[-1].lineno}: {error.message}"
-    if isinstance(error, FilterError) and error.message.endswith("not function"):
-        error.hint = 'name an event type in brackets: @bus.on("order.placed")'
     return error
 
 

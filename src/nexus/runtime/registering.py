@@ -167,6 +167,16 @@ def _check_word(name: str, value: object, words: Any) -> None:
         raise HandlerError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}", hint=hint)
 
 
+def refuse_function(decorator: str, *given: object) -> None:
+    """Raise `HandlerError` where a decorator that must be called was not: it was given the function itself."""
+    if any(map(callable, given)):
+        example = '"order.placed"' if decorator == "on" else ""
+        raise HandlerError(
+            f"the decorator `{decorator}` was given a function",
+            hint=f"write @bus.{decorator}({example}), with brackets",
+        )
+
+
 def checked_group(name: str) -> str:
     """Return the name of a group, or raise `HandlerError`."""
     if not isinstance(name, str) or not _GROUP_NAME.fullmatch(name):
