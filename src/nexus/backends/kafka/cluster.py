@@ -31,6 +31,8 @@ __all__ = ["AGAIN_S", "TRY_S", "Cluster", "Partition"]
 
 LAG_S = 5.0
 """How long a broker may not know yet of a topic that another one knows."""
+MISSED_LIMIT = 4_096
+"""Topics of which that is kept in mind."""
 Partition = tuple[str, int]
 """A partition, by the name that Nexus gives its topic."""
 
@@ -44,6 +46,8 @@ class Cluster:
         self.closing = False
         self._threads = ThreadPoolExecutor(THREADS, "nexus-kafka")
         self._partitions: dict[str, int] = {}
+        self._missed: dict[str, float] = {}
+        """Until when it is doubted that a topic is gone that was known."""
         self._names: dict[str, str] = {}
         self.trouble: KafkaError | None = None
         """Why the brokers do not let this client in, if they said so."""
@@ -153,8 +157,11 @@ class Cluster:
 
     def forget(self, topic: str) -> None:
         """Look for the topic again when it is asked for next."""
-        self._partitions.pop(topic, None)
         self._names.pop(topic, None)
+        if self._partitions.pop(topic, None) is not None:
+            if len(self._missed) >= MISSED_LIMIT:
+                self._missed.clear()
+            self._missed[topic] = self.loop.time() + LAG_S
 
     async def partitions(self, topic: str) -> int:
         """Number of partitions of a topic. Raises `UnknownTopic`."""
@@ -162,6 +169,7 @@ class Cluster:
         if known is not None:
             return known
         found = await self.metadata(topic)
+        self._missed.pop(topic, None)
         self._partitions[topic] = len(found.partitions)
         return len(found.partitions)
 
@@ -172,7 +180,7 @@ class Cluster:
         other.
         """
         name = self.kafka_name(topic)
-        doubted_until = self.loop.time() + LAG_S if topic in self._partitions else 0.0
+        doubted_until = self.loop.time() + LAG_S if topic in self._partitions else self._missed.get(topic, 0.0)
 
         async def look() -> TopicMetadata:
             try:
