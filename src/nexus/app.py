@@ -488,10 +488,10 @@ class Nexus:
             causation,
             content_type if content_type is not None else JSON,
             dataschema,
-            None if expires_in_s is None else now + timedelta(seconds=expires_in_s),
+            None if expires_in_s is None else _later(now, expires_in_s),
             traceparent,
             tracestate,
-            extensions,
+            None if extensions is None else dict(extensions),
         )
 
     def _plain_event(self, type: str, data: Any, key: str | None) -> Event[Any]:
@@ -548,9 +548,11 @@ class Nexus:
         """Consume as a member of a group, in a loop of one's own: an event is acknowledged when the next is asked for.
 
         Leaving the loop gives the current event back: it is delivered again. Raises `SettingsError` if the group has
-        members that want other events: each would pass over what the other wants.
+        members that want other events: each would pass over what the other wants. When the bus closes, the loop raises
+        `Closed`; if its consumer stops by an error that nobody planned, that error.
         """
-        offered: asyncio.Queue[tuple[Event[Any], asyncio.Future[None]]] = asyncio.Queue(1)
+        offered: asyncio.Queue[tuple[Event[Any], asyncio.Future[None]] | None] = asyncio.Queue()
+        """What the one worker hands over; None where no more will come."""
 
         async def hand_over(event: Event[Any]) -> None:
             done = asyncio.get_running_loop().create_future()
@@ -559,20 +561,32 @@ class Nexus:
 
         for pattern in patterns:
             validate_pattern(pattern)
+        if not patterns:
+            raise HandlerError("no event type was given", hint='name one, or "**" for all')
         own = Group(checked_group(group), Policy(), 1, start, "stop")
         own.add(
-            Subscription(patterns, Binding(hand_over), compile_filter(where) if where else None, Retry(), None, 1, None)
+            Subscription(
+                patterns, Binding(hand_over), None if where is None else compile_filter(where), Retry(), None, 1, None
+            )
         )
         consumer = await self._consume(own, alone=True)
+        closing = asyncio.get_running_loop().create_task(self._closed.wait())
+        assert consumer.failed is not None
+        for end in (closing, consumer.failed):
+            end.add_done_callback(lambda _: offered.put_nowait(None))
         try:
-            while True:
-                event, done = await offered.get()
+            while (taken := await offered.get()) is not None:
+                event, done = taken
                 if done.done():
                     continue  # its partition moved before it was taken
                 yield event
                 if not done.done():
                     done.set_result(None)
+            if consumer.failed.done():
+                consumer.failed.result()
+            raise _not_open()
         finally:
+            closing.cancel()
             consumer.interrupt_all("left the loop")
             await consumer.close()
             self._consumers.pop(group, None)
@@ -586,9 +600,10 @@ class Nexus:
     ) -> Tail:
         """Watch events without consuming them: ``async for stored in bus.tail("order.*")``.
 
-        ``start``: ``latest``, ``earliest`` or a time in seconds since 1970. ``follow=False`` ends at the end.
+        ``start``: ``latest``, ``earliest`` or a time in seconds since 1970. ``follow=False`` ends at the end; else the
+        loop goes on until the bus closes, and raises `Closed` then.
         """
-        return Tail(self.backend, self.publisher, patterns or ("**",), where, start, follow)
+        return Tail(self.backend, self.publisher, patterns or ("**",), where, start, follow, self._closed)
 
     @property
     def dead_letters(self) -> DeadLetters:
@@ -636,14 +651,17 @@ class Nexus:
     ) -> str:
         """Have an event published at a time, and not before; return its id. Durable when this returns.
 
-        ``at`` is a time with a zone, or seconds since 1970. The rest is as for `publish`. What is published later is
-        published once. Some process of the store must consume by then. Raises `InvalidEvent`, `Overloaded`,
-        `BackendError`.
+        ``at`` is a time with a zone, or seconds since 1970; ``expires_in_s`` counts from it. The rest is as for
+        `publish`. What is published later is published once. Some process of the store must consume by then. Raises
+        `InvalidEvent`, `Overloaded`, `BackendError`.
         """
-        event = type if isinstance(type, Event) else self.event(type, data, key=key, **attributes)
         if isinstance(at, datetime) and at.tzinfo is None:
             raise InvalidEvent("the time has no zone", hint="datetime.now(UTC) + timedelta(minutes=5)")
-        return await self.schedules.later(event, at.timestamp() if isinstance(at, datetime) else at)
+        due = at.timestamp() if isinstance(at, datetime) else at
+        event = type if isinstance(type, Event) else self.event(type, data, key=key, **attributes)
+        if not isinstance(type, Event) and event.expirytime is not None and isinstance(due, int | float):
+            event = msgspec.structs.replace(event, expirytime=_later(event.expirytime, due - self.clock.now()))
+        return await self.schedules.later(event, due)
 
     async def request(
         self,
@@ -702,6 +720,13 @@ class Nexus:
             return self._consumers[group]
         except KeyError:
             raise NexusError(f"group {group} is not consumed by this bus") from None
+
+
+def _later(now: datetime, seconds: float) -> datetime:
+    try:
+        return now + timedelta(seconds=seconds)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidEvent(f"{seconds!r} seconds from {now:%Y-%m-%d} is no time: {error}") from None
 
 
 def _not_open() -> Closed:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from nexus import Context, Event, Nexus, Park, Retry
+from nexus import Context, Event, InvalidEvent, Nexus, Park, Retry
+from nexus.errors import UnknownGroup
 from nexus.runtime import deadletters, upkeep
 from nexus.runtime.deadletters import NotDead
 from nexus.testing.clock import VirtualClock
@@ -249,3 +253,61 @@ async def test_who_waits_for_a_dead_letter_gets_one_of_a_topic_that_the_group_ca
             await first.publish("b.x", 1)
             letter = await waiting
     assert (letter.topic, letter.event.data) == ("later", 1)
+
+
+@pytest.mark.parametrize("command", ["requeue", "discard"])
+async def test_a_command_that_nobody_could_read_is_refused_before_it_is_written(command: str) -> None:
+    async with _one_dead() as bus:
+        letter = await bus.dead_letters.first("g")
+        for wrong in (None, 5, "\udcff"):
+            with pytest.raises(InvalidEvent, match="cannot be written"):
+                await getattr(bus.dead_letters, command)(letter, who=wrong)
+        assert (await bus.backend.describe("events.g.park")).end[0] == 2, "a claim and the letter"
+
+
+async def test_what_is_no_record_is_passed_over_by_all_who_read(caplog: pytest.LogCaptureFixture) -> None:
+    name = "memory://no-record"
+    async with _one_dead(name) as bus:
+        await bus.dead_letters.first("g")
+        foreign: Event[Any] = Event("f", "/other", "x", datetime.now(UTC), body=b"hello")
+        await bus.backend.append("events.g.park", [(0, foreign)])
+        assert len(await bus.dead_letters.all("g")) == 1
+        assert await bus.dead_letters.discard(await bus.dead_letters.first("g"))
+        await bus.publish("order.bad", 2, key="bad")
+        assert (await bus.dead_letters.first("g")).event.data == 2
+    assert "record at position 2 is passed over" in caplog.text
+    async with _one_dead(name, publish=False) as bus:
+        await bus.publish("order.bad", 3, key="k")
+        await until(lambda: bus.consumer("g").stats.dead == 1)
+        assert [letter.event.data for letter in await bus.dead_letters.all("g")] == [2, 3]
+
+
+async def test_a_letter_of_a_group_that_was_removed_is_not_requeued_for_nobody() -> None:
+    bus = Nexus("memory://")
+
+    @bus.handler("write", retry=Retry(1))
+    async def write(event: Event[Any]) -> None:
+        raise ValueError("no")
+
+    async with bus:
+        await bus.subscriptions.create("audit", "order.*", handler="write", start="earliest")
+        await bus.publish("order.bad")
+        await until(lambda: "audit" in bus._consumers and bus.consumer("audit").stats.dead == 1)
+        letter = await bus.dead_letters.first("audit")
+        await bus.subscriptions.remove("audit")
+        with pytest.raises(UnknownGroup, match="was removed"):
+            await bus.dead_letters.requeue(letter)
+
+
+@contextlib.asynccontextmanager
+async def _one_dead(url: str = "memory://", *, publish: bool = True) -> AsyncIterator[Nexus]:
+    bus = Nexus(url, settings={"topics": {"events": {"partitions": 1}}})
+
+    @bus.on("order.*", group="g", retry=Retry(1), on_dead="skip")
+    async def handle(event: Event[Any]) -> None:
+        raise ValueError("no")
+
+    async with bus:
+        if publish:
+            await bus.publish("order.bad", 1, key="bad")
+        yield bus

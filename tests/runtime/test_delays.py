@@ -12,6 +12,7 @@ from nexus import Event, InvalidEvent, Nexus, NexusError, Overloaded
 from nexus.core import delays as core
 from nexus.core.control import Missed, Schedule
 from nexus.core.delays import TOPIC
+from nexus.errors import Unavailable
 from nexus.runtime import delays, schedules
 from nexus.testing.clock import VirtualClock, make_virtual
 
@@ -261,3 +262,42 @@ async def test_what_should_not_happen_is_told_and_ends_no_owner(
         bus.backend.append = failing  # type: ignore[method-assign]
         await shop.until(1, 20)
         assert "nobody thought of this" in caplog.text
+
+
+async def test_a_topic_that_takes_nothing_holds_up_no_other_and_no_schedule(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop = Shop(clock)
+    shop.bus = Nexus("memory://", clock=clock, settings={"topics": {"old": {"patterns": ["old.*"], "partitions": 1}}})
+    old: list[str] = []
+
+    @shop.bus.on("due.*", group="g")
+    async def handle(event: Event[Any]) -> None:
+        shop.got.append((clock.now(), event))
+
+    @shop.bus.on("old.*", group="h")
+    async def handle_old(event: Event[Any]) -> None:
+        old.append(event.id)
+
+    append, full = shop.bus.backend.append, True
+
+    async def refusing(topic: str, batch: Any) -> Any:
+        if topic == "old" and full:
+            raise Unavailable("no leader")
+        return await append(topic, batch)
+
+    monkeypatch.setattr(shop.bus.backend, "append", refusing)
+    async with shop.bus as bus:
+        await bus.schedules.every("old", "* * * * *", "old.tick")
+        await bus.schedules.every("tick", "* * * * *", "due.tick")
+        for number in range(20):
+            await bus.publish_later("old.x", number, at=clock.now() + 1, key=f"k{number}", id=f"x{number}")
+            await bus.publish_later("due.x", number, at=clock.now() + 2, key=f"k{number}")
+        await shop.until(20, 5)
+        await shop.until(23, 4 * 60)
+        assert old == []
+        assert caplog.text.count("what is to be published into old waits") == 1
+        full = False
+        await clock.sleep_until(lambda: len(old) >= 20 + 3, 5 * 60)
+        assert {f"x{number}" for number in range(20)} <= set(old)
+        assert len(old) == len(set(old))

@@ -56,6 +56,8 @@ def validate_given(event: Event[Any], max_body_bytes: int) -> None:
     key = event.key
     if key is not None and len(_utf8("key", key)) > KEY_LIMIT_BYTES:
         raise InvalidEvent(f"key is longer than {KEY_LIMIT_BYTES} bytes")
+    if event.body.__class__ is not bytes:
+        raise InvalidEvent(f"body must be bytes, not {type(event.body).__name__}", hint="make events with `bus.event`")
     if len(event.body) > max_body_bytes:
         raise PayloadTooLarge(
             f"payload of {len(event.body):,} bytes is over the limit of {max_body_bytes:,}",
@@ -111,6 +113,10 @@ def _check_time(name: str, value: datetime) -> None:
         raise InvalidEvent(f"{name} must be a datetime, not {type(value).__name__}")
     if value.tzinfo is None:
         raise InvalidEvent(f"{name} {value.isoformat()} has no offset", hint="use an aware datetime, such as UTC")
+    try:
+        value.astimezone(UTC)
+    except OverflowError:
+        raise InvalidEvent(f"{name} {value.isoformat()} is outside the years 1 to 9999 in UTC") from None
 
 
 def _check_extensions(extensions: Mapping[str, str | int | bool]) -> None:

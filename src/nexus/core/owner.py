@@ -59,6 +59,7 @@ from nexus.core.parking import (
     Record,
     Requeue,
     Start,
+    Unreadable,
     Unstart,
     key_state,
 )
@@ -175,7 +176,7 @@ class Owner:
         self._dirty = True
         self.ledger.skip_to(first)
 
-    def tail(self, place: int, record: Record, now: float) -> bool:
+    def tail(self, place: int, record: Record | Unreadable, now: float) -> bool:
         """Fold in a record of the parking topic, own or foreign, in place order; True if it was taken.
 
         False for a record of one's own means that another owner claimed before it landed.

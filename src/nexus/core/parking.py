@@ -161,6 +161,10 @@ class Reset(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
     """Open entries below ``to`` are finished too; dead ones never are."""
 
 
+class Unreadable(msgspec.Struct, frozen=True):
+    """Stands in a parking topic and is no record, or one of a later release: every reader passes over it alike."""
+
+
 Record = (
     Claim | Entry | Start | Unstart | Failed | Done | Dead | Requeue | Discard | Carry | Checkpoint | Reset
 )  # fmt: skip
@@ -171,7 +175,11 @@ SPOKEN_LIMIT = 65_536
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
 encode_record = _encoder.encode
-decode_record = _decoder.decode
+
+
+def decode_record(body: bytes) -> Record:
+    """Read a record. Raises `msgspec.MsgspecError` for what is none."""
+    return _decoder.decode(body)
 
 
 class Parked:
@@ -324,10 +332,12 @@ class Fold:
         known = self.keys.get(key)
         return known is not None and known.holds(position)
 
-    def apply(self, place: int, record: Record) -> bool:
+    def apply(self, place: int, record: Record | Unreadable) -> bool:
         """Fold in the record that stands at ``place``; True if it was taken."""
         self.place = place + 1
         match record:
+            case Unreadable():
+                return False
             case Requeue() | Discard():
                 return self._command(record)
             case Claim():

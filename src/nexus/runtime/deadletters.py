@@ -18,9 +18,9 @@ from nexus.core.control import Reopen, Replay, replay_group
 from nexus.core.cursor import State, decode
 from nexus.core.envelope import check_json
 from nexus.core.fingerprint import fingerprint
-from nexus.core.parking import Discard, Fold, LaneKey, Record, Requeue
+from nexus.core.parking import Discard, Fold, LaneKey, Record, Requeue, decode_record, encode_record
 from nexus.core.takeover import begin_fold
-from nexus.errors import NexusError, UnknownGroup
+from nexus.errors import InvalidEvent, NexusError, UnknownGroup
 from nexus.event import Event, is_json
 from nexus.runtime.control import ControlTopic
 from nexus.runtime.history import Attempt, Told, tell
@@ -175,8 +175,8 @@ class DeadLetters:
 
         A replay that is over goes on for what is requeued. Returns False if the dead letter was gone when the command
         arrived. Raises `InvalidEvent` for a body that is not what the event's content type says, or that does not fit
-        the schema of its type (setting ``schemas``), and `UnknownGroup` where nobody would handle it: the replay is
-        over, and its target was a function or was removed.
+        the schema of its type (setting ``schemas``), and `UnknownGroup` where nobody would handle it: the group was
+        removed, or the replay is over, and its target was a function or was removed.
         """
         edited = None
         if data is not None:
@@ -225,6 +225,11 @@ class DeadLetters:
     async def _replays_of(self, groups: Set[str]) -> list[Replay]:
         """Return the replays among some groups. Raises `UnknownGroup` if one is over and nobody can go on with it."""
         state = await self._control.read_on()
+        for group in sorted(groups & state.removed):
+            raise UnknownGroup(
+                f"nobody would handle it: group {group!r} was removed",
+                hint="create it anew, and it goes on where it was; or discard it",
+            )
         replays = [replay for replay in state.replays.values() if replay_group(replay.id) in groups]
         for replay in replays:
             if state.outcome(replay.id) is not None and (not replay.group or replay.group in state.removed):
@@ -237,6 +242,8 @@ class DeadLetters:
 
     async def _command(self, wanted: Sequence[tuple[DeadLetterInfo, Record]]) -> list[bool]:
         """Append commands and read on up to them: whether one was taken is what every reader sees at its place."""
+        for _, record in wanted:
+            _check(record)
         taken = [False] * len(wanted)
         by_topic: dict[tuple[str, str], list[int]] = {}
         for number, (letter, _) in enumerate(wanted):
@@ -352,6 +359,14 @@ class _View:
     def __init__(self, fold: Fold) -> None:
         self.fold = fold
         self.told: dict[tuple[LaneKey, int], Told] = {}
+
+
+def _check(record: Record) -> None:
+    """Raise `InvalidEvent` for a command that no reader could read."""
+    try:
+        decode_record(encode_record(record))
+    except (TypeError, ValueError, msgspec.MsgspecError) as error:
+        raise InvalidEvent(f"the {type(record).__name__.lower()} cannot be written: {error}") from error
 
 
 def _key_of(letter: DeadLetterInfo) -> LaneKey:

@@ -40,6 +40,8 @@ _READ_EVENTS = 2_000
 _READ_BYTES = 8 * 1024 * 1024
 _RETRY_S = 0.2
 _PAUSE_S = 5.0
+REST_S = 1.0
+"""How long what is due for a topic that takes nothing now waits until it is tried again."""
 LOOK_AGAIN_S = 30.0
 """What is due later than this is looked at again by then."""
 
@@ -130,6 +132,9 @@ class DelayOwner:
         self._lows: dict[int, int] = {}
         self._carried: dict[int, list[tuple[Id, int]]] = {}  # what was carried, and it is not known yet if in time
         self._settled_at = 0.0
+        self._resting: dict[tuple[int, str], tuple[float, list[tuple[Id, Pending]]]] = {}
+        """By partition and topic: until when what is due for a topic that takes nothing rests, and what that is."""
+        self._troubles: dict[str, str] = {}
         self._wake = asyncio.Event()
         self._stops: list[Callable[[], None]] = []
         self._task: asyncio.Task[None] | None = None
@@ -176,6 +181,7 @@ class DelayOwner:
             if more:
                 continue
             nexts = [fold.next_at for fold in self._owned.values()]
+            nexts += [until for until, _ in self._resting.values()]
             due = min((at for at in (*nexts, self._next_tick) if at is not None), default=None)
             # The wall clock may be set, and a machine sleeps: what is far away is looked at again in between.
             timeout = None if due is None else min(max(0.0, due - self._clock.now()), LOOK_AGAIN_S)
@@ -209,7 +215,7 @@ class DelayOwner:
                     mine = Cursor(max(stored.epoch, token) + 1, stored.low)
                     (answer,) = await self._member.settle([Settlement(TOPIC, partition, mine)])
                     if answer != "fenced":
-                        self._carried.pop(partition, None)
+                        self._give_up(partition)
                         self._owned[partition] = Delays(stored.low, KEEP_BYTES)
                         self._epochs[partition], self._lows[partition] = mine.epoch, mine.low
                 case Revoking(_, partition):
@@ -239,6 +245,8 @@ class DelayOwner:
     def _give_up(self, partition: int) -> None:
         self._owned.pop(partition, None)
         self._carried.pop(partition, None)
+        for place in [place for place in self._resting if place[0] == partition]:
+            del self._resting[place]
 
     async def _keep(self) -> None:
         """Store from where reading must begin, trim what is below, and carry old ones forward where that pays."""
@@ -292,23 +300,58 @@ class DelayOwner:
     # ---- firing ---------------------------------------------------------------------------------------------------
 
     async def _fire(self, partition: int, fold: Delays) -> int:
-        """Publish what is due of one partition; return how many."""
+        """Publish what is due of one partition; return how many were looked at."""
+        self._wake_rested(partition, fold)
         taken = fold.due(self._clock.now(), FIRE_LIMIT)
         if not taken:
             return 0
+        fired: list[tuple[Id, Pending]] = []
         try:
-            batches: dict[str, list[tuple[int, Event[Any]]]] = {}
-            for _, pending in taken:
+            batches: dict[str, tuple[list[tuple[Id, Pending]], list[tuple[int, Event[Any]]]]] = {}
+            for id, pending in taken:
                 later = await self._later(partition, pending)
-                batches.setdefault(later.topic, []).append((later.partition, later.event))
-            for topic, batch in batches.items():
-                self._say_refused(await self._backend.append(topic, batch))
-            await self._journal.append([(partition, Fired(*id)) for id, _ in taken])
+                whose, batch = batches.setdefault(later.topic, ([], []))
+                whose.append((id, pending))
+                batch.append((later.partition, later.event))
+            for topic, (whose, batch) in batches.items():
+                if await self._publish(partition, topic, whose, batch):
+                    fired += whose
+            if fired:
+                await self._journal.append([(partition, Fired(*id)) for id, _ in fired])
         except BaseException:
             fold.again(taken)
             raise
         await self._journal.read_on(partition, fold)
         return len(taken)
+
+    async def _publish(
+        self, partition: int, topic: str, whose: list[tuple[Id, Pending]], batch: list[tuple[int, Event[Any]]]
+    ) -> bool:
+        """Publish into one topic; one that takes nothing now is tried again later, and holds no other up."""
+        resting = self._resting.get((partition, topic))
+        if resting is None:
+            try:
+                self._say_refused(await self._backend.append(topic, batch))
+            except (BackendError, UnknownOutcome) as error:
+                self._say_waits(topic, error)
+                resting = self._resting[partition, topic] = self._clock.now() + REST_S, []
+            else:
+                self._troubles.pop(topic, None)
+                return True
+        resting[1].extend(whose)
+        return False
+
+    def _wake_rested(self, partition: int, fold: Delays) -> None:
+        for place, (until, whose) in list(self._resting.items()):
+            if place[0] == partition and until <= self._clock.now():
+                del self._resting[place]
+                fold.again(whose)
+
+    def _say_waits(self, what: str, error: NexusError) -> None:
+        """Write into the log what holds something up, once for each reason."""
+        if self._troubles.get(what) != str(error):
+            self._troubles[what] = str(error)
+            log.error("what is to be published into %s waits: %s", what, error)
 
     def _say_refused(self, answers: Any) -> None:
         for answer in answers:
@@ -318,6 +361,7 @@ class DelayOwner:
     # ---- recurring schedules --------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
+        tried_again: float | None = None
         schedules = dict(self._control.state.schedules)  # decisions come while this waits for the store
         for known in (self._firings, self._refused):
             for name in known.keys() - schedules.keys():
@@ -332,7 +376,12 @@ class DelayOwner:
                 except SettingsError as error:  # such as a zone that this machine does not know
                     self._refused[name] = every
                     log.error("schedule %s cannot be followed here: %s", name, error)
-        self._next_tick = min((next_at for _, _, next_at in self._firings.values()), default=None)
+                except (BackendError, UnknownOutcome) as error:
+                    self._firings.pop(name, None)
+                    self._say_waits(every.type, error)
+                    tried_again = self._clock.now() + REST_S
+        nexts = [next_at for _, _, next_at in self._firings.values()]
+        self._next_tick = min([*nexts, *([tried_again] if tried_again is not None else [])], default=None)
 
     async def _tick_one(self, partition: int, fold: Delays, every: Schedule) -> None:
         now = self._clock.now()

@@ -9,7 +9,20 @@ from typing import Any
 
 import msgspec
 
-from nexus.core.parking import Carry, Dead, Discard, Done, Entry, Failed, Fold, LaneKey, Record, Requeue, Reset
+from nexus.core.parking import (
+    Carry,
+    Dead,
+    Discard,
+    Done,
+    Entry,
+    Failed,
+    Fold,
+    LaneKey,
+    Record,
+    Requeue,
+    Reset,
+    Unreadable,
+)
 from nexus.event import Event
 
 HISTORY_LIMIT = 20
@@ -55,7 +68,7 @@ class Told:
         return tuple(reversed(lines))
 
 
-def tell(told: dict[tuple[LaneKey, int], Told], record: Record, fold: Fold) -> None:
+def tell(told: dict[tuple[LaneKey, int], Told], record: Record | Unreadable, fold: Fold) -> None:
     """Note what a record says that ``fold`` has just taken."""
     match record:
         case Entry(_, key, position, event):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from nexus.clock import Clock
-from nexus.core.parking import Record, decode_record, encode_record
+from nexus.core.parking import Record, Unreadable, decode_record, encode_record
 from nexus.event import Event
 from nexus.spi.backend import Appended, Backend, Slice, Stored, TopicSpec, Want
+
+log = logging.getLogger("nexus.consumer")
 
 RECORD_TYPE = "nexus.parking.record"
 _MSGPACK = "application/msgpack"
@@ -28,9 +33,13 @@ def parking_spec(topic: str, group: str, partitions: int) -> TopicSpec:
     return TopicSpec(parking_topic(topic, group), partitions, dedup=False)
 
 
-def record_of(stored: Stored) -> Record:
-    """Read a record from its place in a parking topic."""
-    return decode_record(stored.event.body)
+def record_of(stored: Stored) -> Record | Unreadable:
+    """Read a record from its place in a parking topic; what is none is told of in the log."""
+    try:
+        return decode_record(stored.event.body)
+    except msgspec.MsgspecError as error:
+        log.error("the parking record at position %d is passed over: %s", stored.position, error)
+        return Unreadable()
 
 
 class Journal:

@@ -136,9 +136,6 @@ class Publisher:
             self._events += 1
             self._bytes += size
         try:
-            self._since_yield += 1
-            if self._since_yield >= _YIELD_EVERY:
-                await self._yield()
             route = self._routes.get(event.type) or self._route(event.type)
             key = event.key
             partition = (
@@ -151,6 +148,9 @@ class Publisher:
                 (place,) = await self._backend.append(route.topic, batch)
             except StoreFull as full:
                 (place,) = await self._append_when_there_is_room(route.topic, batch, full)
+            self._since_yield += 1
+            if self._since_yield >= _YIELD_EVERY:  # afterwards: who publishes next must not be stored before
+                await self._yield()
         finally:
             self._events -= 1
             self._bytes -= size
@@ -193,8 +193,9 @@ class Publisher:
         size = sum([len(event.body) for event in events])
         await self._wait_for_room(len(events), size)
         try:
+            answers = await self._append(events, failed)
             await self._yield()
-            return await self._append(events, failed)
+            return answers
         finally:
             self._events -= len(events)
             self._bytes -= size

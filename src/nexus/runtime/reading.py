@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from typing import NamedTuple
 
+from nexus.errors import Closed
 from nexus.spi.backend import Backend, Stored, Want
 
 _READ_EVENTS = 500
@@ -32,10 +33,11 @@ async def merged(
     until: float | None = None,
     ends: Mapping[At, int] | None = None,
     follow: bool = False,
+    closed: asyncio.Event | None = None,
 ) -> AsyncIterator[Seen]:
     """Read from ``places`` on, to the end as it is then or for ever; without what was stored after ``until``.
 
-    ``ends`` are positions that are not read any more.
+    ``ends`` are positions that are not read any more. Raises `Closed` when ``closed`` is set while it waits for more.
 
     Holds at most 500 events of a partition.
     """
@@ -74,10 +76,24 @@ async def merged(
             else:
                 if not follow:
                     return
-                await wake.wait()
+                await _either(wake, closed)
+                if closed is not None and closed.is_set():
+                    raise Closed("the bus is closed", hint="it gives no more events")
                 reading = set(places)
     finally:
         unwatch()
+
+
+async def _either(wake: asyncio.Event, closed: asyncio.Event | None) -> None:
+    if closed is None:
+        await wake.wait()
+        return
+    waiting = [asyncio.ensure_future(event.wait()) for event in (wake, closed)]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for one in waiting:
+            one.cancel()
 
 
 async def starts(backend: Backend, topics: list[str], at: str | float) -> dict[At, int]:

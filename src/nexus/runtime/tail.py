@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 from nexus.core.filter import compile_filter
@@ -22,22 +23,25 @@ class Tail:
         where: str | None,
         start: str | float,
         follow: bool,
+        closed: asyncio.Event,
     ) -> None:
+        """``closed``: is set when the bus closes."""
         for pattern in patterns:
             validate_pattern(pattern)
         self._backend = backend
         self._topics = sorted({topic for pattern in patterns for topic in publisher.topics_of(pattern)})
         self._patterns = [Pattern(pattern) for pattern in patterns]
-        self._where = compile_filter(where) if where else None
+        self._where = None if where is None else compile_filter(where)
         self._start = start
         self._follow = follow
+        self._closed = closed
 
     def __aiter__(self) -> AsyncIterator[Seen]:
         return self._events()
 
     async def _events(self) -> AsyncIterator[Seen]:
         places = await starts(self._backend, self._topics, self._start)
-        async for seen in merged(self._backend, places, follow=self._follow):
+        async for seen in merged(self._backend, places, follow=self._follow, closed=self._closed):
             event = seen.stored.event
             if any(pattern.matches(event.type) for pattern in self._patterns) and (
                 self._where is None or self._where.matches(event)
