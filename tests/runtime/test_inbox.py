@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from nexus.backends.memory import MemoryBackend
 from nexus.errors import Unavailable
 from nexus.event import Event
@@ -31,17 +33,26 @@ def test_the_same_id_of_another_source_is_another_event() -> None:
     assert inbox.take(event(1, "/b"))
 
 
+def test_another_event_under_a_known_id_is_handled_and_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    inbox = Inbox()
+    assert inbox.take(event(1, body=b"one"))
+    assert inbox.take(event(1, body=b"two"))
+    assert not inbox.take(event(1, body=b"one"))
+    assert "differ; both are handled" in caplog.text
+
+
 async def test_after_a_takeover_what_came_right_before_is_known() -> None:
     backend = MemoryBackend()
     await backend.open()
     await backend.ensure(TopicSpec("orders", 2, dedup=False))
     # More than one answer holds, so that reading on is needed.
     count = REACH_EVENTS + 20
-    await backend.append("orders", [(0, event(number, body=b"x" * 50_000)) for number in range(count)])
+    events = [event(number, body=b"x" * 50_000) for number in range(count)]
+    await backend.append("orders", [(0, one) for one in events])
     full, empty = await inboxes_for(backend, [("orders", 0, count - 5), ("orders", 1, 0)])
     assert (len(full), len(empty)) == (REACH_EVENTS, 0)
-    assert not full.take(event(count - 6))
-    assert full.take(event(count - 5)), "it is not handled yet"
+    assert not full.take(events[count - 6])
+    assert full.take(events[count - 5]), "it is not handled yet"
     await backend.close()
 
 

@@ -12,6 +12,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 from nexus.clock import Clock
@@ -20,7 +21,7 @@ from nexus.core.lanes import Delivery
 from nexus.core.outcome import ACK, Ack, Cancelled, DeadLetter, Outcome, Park, RetryIn
 from nexus.core.owner import PAUSED, Owner
 from nexus.core.probation import Turn
-from nexus.errors import BackendError, CorruptData, CursorLost, UnknownGroup
+from nexus.errors import BackendError, CorruptData, CursorLost, UnknownGroup, UnknownOutcome
 from nexus.event import Event
 from nexus.runtime.bounds import Bounds
 from nexus.runtime.control import ControlTopic
@@ -41,9 +42,16 @@ log = logging.getLogger("nexus.consumer")
 
 LOAD_AHEAD = 32
 """Events of a parked key that are read at once."""
+REST_S = 1.0
+"""How long a partition that cannot be read, where others can, is left alone."""
+LEAVE_S = 5.0
+"""How long the store may take to note that a member gives something up."""
 _RETRY_S = 0.1
 _TAIL_EVENTS = 1_000
 _EVENT_OVERHEAD_BYTES = 1_024  # what Python keeps around an event's bytes
+
+
+_served = attrgetter("served")
 
 
 class Consumer:
@@ -85,6 +93,9 @@ class Consumer:
         self._partitions: dict[tuple[str, int], Partition] = {}
         self._by_owner: dict[Owner, Partition] = {}
         self._again: list[Assigned] = []
+        self._retaking: dict[tuple[str, int], Owner] = {}
+        """Partitions that are taken over again once nothing of their former owner runs."""
+        self._fetches = 0
         self._workers = Workers(self, group.workers)
         self._probation = probation
         self._control = control
@@ -217,7 +228,11 @@ class Consumer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._workers.close()
         if self._member is not None:
-            await self._member.leave()
+            try:
+                async with asyncio.timeout(LEAVE_S):
+                    await self._member.leave()
+            except (BackendError, UnknownOutcome, TimeoutError) as error:  # its lease ends by itself
+                log.warning("group %s could not be left: %s", self.group.name, str(error) or "no answer")
         if self.failed is not None and self.failed.done():
             raise self.failed.exception() or AssertionError
 
@@ -248,7 +263,9 @@ class Consumer:
             if busy:
                 await asyncio.sleep(0)
                 continue
-            due = min((o.wake_at for o in self._owners() if o.wake_at is not None), default=None)
+            wakes = [owner.wake_at for owner in self._owners() if owner.wake_at is not None]
+            wakes += [partition.resting_until for partition in self._partitions.values() if partition.resting_until]
+            due = min(wakes, default=None)
             if self._bounds is not None and self._bounds.wake_at is not None:
                 due = min(due or self._bounds.wake_at, self._bounds.wake_at)
                 self._bounds.wake_at = None
@@ -316,7 +333,8 @@ class Consumer:
         assigned, self._again = self._again, []
         for change in changes:
             match change:
-                case Assigned():
+                case Assigned(topic, number):
+                    self._retaking.pop((topic, number), None)
                     assigned.append(change)
                 case Revoking(topic, number, deadline_s):
                     for one in [a for a in assigned if (a.topic, a.partition) == (topic, number)]:
@@ -366,6 +384,7 @@ class Consumer:
         """Forget a partition that is not owned any more; what runs there is cancelled and its outcome dropped."""
         partition = self._partitions.pop(id, None)
         self._takeover.lost.pop(id, None)
+        self._retaking.pop(id, None)
         if partition is None:
             return
         log.info("group %s lost %s[%d]: %s", self.group.name, *id, reason)
@@ -386,24 +405,34 @@ class Consumer:
         owned: list[tuple[Partition, Owner]] = []
         for one in taken:
             partition = Partition(one.topic, one.number, parking_topic(one.topic, self.group.name))
-            self._partitions[partition.id] = partition
             if one.cursor is None or one.fold is None:
-                continue  # it stands still; `stopped` says why
+                self._install(partition)  # it stands still; `stopped` says why
+                continue
             owner = Owner(one.cursor, one.state, one.fold, self.group.policy, self._workers.push, self._probation)
             partition.owner = owner
             partition.trimmed_to = partition.checkpoint_at = one.state.place
-            self._by_owner[owner] = partition
             owned.append((partition, owner))
-        if self._backend.capabilities.dedup == "sender":
-            places = [(partition.topic, partition.number, owner.ledger.low) for partition, owner in owned]
-            for (partition, _), inbox in zip(owned, await inboxes_for(self._backend, places), strict=True):
-                partition.inbox = inbox
-        if any(not self._knows(owner) for _, owner in owned):
-            await self._control.read_on()
+        try:
+            if self._backend.capabilities.dedup == "sender":
+                places = [(partition.topic, partition.number, owner.ledger.low) for partition, owner in owned]
+                for (partition, _), inbox in zip(owned, await inboxes_for(self._backend, places), strict=True):
+                    partition.inbox = inbox
+            if any(not self._knows(owner) for _, owner in owned):
+                await self._control.read_on()
+        except BackendError:  # nobody owns what nothing is known of
+            self._again += [Assigned(*partition.id, owner.last_settled) for partition, owner in owned]
+            raise
         for partition, owner in owned:
-            if partition.owner is owner:
-                self._obey_in(partition, owner, self.clock.now())
-                owner.resume(self.clock.now())
+            self._install(partition)
+            self._by_owner[owner] = partition
+            self._obey_in(partition, owner, self.clock.now())
+            owner.resume(self.clock.now())
+
+    def _install(self, partition: Partition) -> None:
+        before = self._partitions.get(partition.id)
+        if before is not None:
+            self._forget_owner(before, "taken over anew")
+        self._partitions[partition.id] = partition
 
     def _knows(self, owner: Owner) -> bool:
         """Tell whether this process has read of the filter that judges events there; the owner before had."""
@@ -413,9 +442,7 @@ class Consumer:
 
     async def _fetch(self) -> bool:
         """Fetch what the windows allow, and what operators wrote; True if there is more."""
-        live = [
-            p for p in self._partitions.values() if p.owner is not None and not p.releasing and p.owner.stopped is None
-        ]
+        live = self._live(self.clock.now())
         if not live or self._member is None:
             return False
         events = self._prefetch_events
@@ -432,6 +459,8 @@ class Consumer:
             owner = partition.owner
             assert owner is not None
             count = min(owner.credit, share)
+            if owner.queued_bytes * len(live) > self._prefetch_bytes:
+                continue  # it holds more than its share of the bytes, and others may have none
             if self._bounds is not None:
                 count = self._bounds.room(partition.id, owner.ledger.next, count, self.clock.now())
             if count:
@@ -440,38 +469,78 @@ class Consumer:
         tailed, self._tail_parking = self._tail_parking, False
         if tailed:
             wants += [Want(p.parking, p.number, p.owner.fold.place, _TAIL_EVENTS) for p in live if p.owner is not None]
+        size = max(size, 65_536)
+        self._fetches += 1
+        slices: Sequence[Slice | None]
         try:
-            slices = await self._member.fetch(wants, max(size, 65_536))
+            slices = await self._member.fetch(wants, size)
         except BackendError as error:
             self._tail_parking |= tailed
-            if not isinstance(error, CorruptData):
-                raise
-            await self._stop_what_is_damaged(wants)
-            return True
+            slices = await self._fetch_apart(wants, size, error)
         now = self.clock.now()
         more = False
         for part in slices[:from_topic]:
-            own = self._partitions.get((part.topic, part.partition))
-            if own is not None and own.owner is not None:
+            own = self._partitions.get((part.topic, part.partition)) if part is not None else None
+            if part is not None and own is not None and own.owner is not None:
+                own.trouble = ""
+                if part.events:
+                    own.served = self._fetches
                 more |= self._intake.take(own, own.owner, part, now)
         for part in slices[from_topic:]:
-            self._tail(part, now)
-            if part.more:
-                self._parking_news()
+            if part is not None:
+                self._tail(part, now)
+                if part.more:
+                    self._parking_news()
         return more and share > 0
 
-    async def _stop_what_is_damaged(self, wants: Sequence[Want]) -> None:
-        """Find the partitions that cannot be read, and let the others go on."""
+    def _live(self, now: float) -> list[Partition]:
+        """Partitions of which something may be fetched, first who had nothing for longest, as they share the room."""
+        live: list[Partition] = []
+        for partition in self._partitions.values():
+            if partition.owner is None or partition.releasing or partition.owner.stopped is not None:
+                continue
+            if partition.resting_until:
+                if partition.resting_until > now:
+                    continue
+                partition.resting_until = 0.0
+                self._tail_parking = True  # the news of the meantime were not for it
+            live.append(partition)
+        live.sort(key=_served)
+        return live
+
+    async def _fetch_apart(self, wants: Sequence[Want], size: int, error: BackendError) -> list[Slice | None]:
+        """Fetch each by itself, so that what cannot be read holds nothing else up. Raises if nothing can be read."""
         assert self._member is not None
-        for want in wants:
-            try:
-                await self._member.fetch([want], 65_536)
-            except CorruptData as error:
-                topic = want.topic.removesuffix(f".{self.group.name}.park")
-                partition = self._partitions.get((topic, want.partition))
-                if partition is not None and partition.owner is not None:
-                    log.error("group %s: %s[%d] stands still: %s", self.group.name, topic, want.partition, error)
-                    partition.owner.stop(str(error))
+        each = max(size // max(1, len(wants)), 65_536)
+        answers = await asyncio.gather(*(self._member.fetch([want], each) for want in wants), return_exceptions=True)
+        failures = [answer for answer in answers if isinstance(answer, BaseException)]
+        if len(failures) == len(wants) and not any(isinstance(failure, CorruptData) for failure in failures):
+            raise error
+        found: list[Slice | None] = []
+        for want, answer in zip(wants, answers, strict=True):
+            if isinstance(answer, BackendError):
+                self._lay_aside(want, answer)
+                found.append(None)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                found += answer
+        return found
+
+    def _lay_aside(self, want: Want, error: BackendError) -> None:
+        """Leave a partition that cannot be read alone: for good if it is damaged, else for a while."""
+        topic = want.topic.removesuffix(f".{self.group.name}.park")
+        partition = self._partitions.get((topic, want.partition))
+        if partition is None or partition.owner is None:
+            return
+        if isinstance(error, CorruptData):
+            log.error("group %s: %s[%d] stands still: %s", self.group.name, topic, want.partition, error)
+            partition.owner.stop(str(error))
+            return
+        if partition.trouble != str(error):
+            partition.trouble = str(error)
+            log.warning("group %s: %s[%d] cannot be read now: %s", self.group.name, topic, want.partition, error)
+        partition.resting_until = self.clock.now() + REST_S
 
     @property
     def finished(self) -> bool:
@@ -506,13 +575,16 @@ class Consumer:
         owner = partition.owner
         cursor = owner.last_settled
         self._forget_owner(partition, "taking over again")
+        self._retaking[topic, number] = owner
 
         async def when_nothing_runs() -> None:
             # A thread cannot be stopped: until it returns, the same event must not start again.
             while not await self._until(lambda: not owner.running, 10.0):
                 log.warning("group %s waits for a handler of %s[%d]", self.group.name, topic, number)
-            self._again.append(Assigned(topic, number, cursor, owner.fold.epoch))
-            self._wake.set()
+            if self._retaking.get((topic, number)) is owner:  # else it was lost meanwhile, or given anew
+                del self._retaking[topic, number]
+                self._again.append(Assigned(topic, number, cursor, owner.fold.epoch))
+                self._wake.set()
 
         task = asyncio.get_running_loop().create_task(when_nothing_runs())
         self._releases.add(task)
@@ -639,9 +711,11 @@ class Consumer:
         await self._until(lambda: all(owner.drained or owner.deposed for owner in owners), 10.0)
 
     async def _let_go(self, partitions: Sequence[Partition], reason: str) -> None:
-        with contextlib.suppress(BackendError):  # then the next owner finds a partition that was not given back
-            drained = [p for p in partitions if p.owner is not None and p.owner.drained]
-            await self._settler.settle(drained, clean=True)
+        # Else the next owner finds a partition that was not given back.
+        with contextlib.suppress(BackendError, TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                drained = [p for p in partitions if p.owner is not None and p.owner.drained]
+                await self._settler.settle(drained, clean=True)
         for partition in partitions:
             if self._partitions.get(partition.id) is partition:
                 del self._partitions[partition.id]
@@ -672,7 +746,7 @@ class Consumer:
     @property
     def lost_cursors(self) -> list[CursorLost]:
         """What stands still because the group's cursor is gone."""
-        return list(self._takeover.lost.values())
+        return [error for error in self._takeover.lost.values() if isinstance(error, CursorLost)]
 
     @property
     def owned(self) -> list[tuple[str, int]]:
@@ -682,8 +756,8 @@ class Consumer:
     @property
     def stopped(self) -> dict[tuple[str, int], str]:
         """Partitions that stand still, and why."""
-        return {
-            id: p.owner.stopped
-            for id, p in self._partitions.items()
-            if p.owner is not None and p.owner.stopped is not None
-        }
+        why = {id: str(error) for id, error in self._takeover.lost.items()}
+        for id, partition in self._partitions.items():
+            if partition.owner is not None and (partition.owner.stopped is not None or partition.resting_until):
+                why[id] = partition.owner.stopped or partition.trouble
+        return why

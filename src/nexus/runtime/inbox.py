@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from nexus.core.envelope import content_hash
 from nexus.errors import BackendError
 from nexus.event import Event
 from nexus.spi.backend import Backend, Want
@@ -30,21 +31,25 @@ class Inbox:
     """The ids of one partition."""
 
     def __init__(self) -> None:
-        self._ids: set[Id] = set()
+        self._ids: dict[Id, int] = {}
+        """By id, what its event says."""
         self._order: deque[Id] = deque()
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def take(self, event: Event[Any]) -> bool:
-        """Note an event; False if it is a second copy."""
-        id = event.source, event.id
-        if id in self._ids:
-            return False
-        self._ids.add(id)
+        """Note an event; False if it is a second copy. Another event under a known id is none, and is told of."""
+        id, content = (event.source, event.id), content_hash(event)
+        known = self._ids.get(id)
+        if known is not None:
+            if known != content:
+                log.error("two events with source %r and id %r differ; both are handled", *id)
+            return known != content
+        self._ids[id] = content
         self._order.append(id)
         if len(self._order) > REACH_EVENTS:
-            self._ids.discard(self._order.popleft())
+            del self._ids[self._order.popleft()]
         return True
 
 

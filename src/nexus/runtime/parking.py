@@ -13,7 +13,7 @@ from typing import Any
 
 from nexus.clock import Clock
 from nexus.core.owner import Owner
-from nexus.errors import BackendError, NexusError, UnknownOutcome
+from nexus.errors import BackendError, NexusError, Overloaded, UnknownOutcome
 from nexus.runtime.journal import Journal, record_of
 from nexus.runtime.partition import Partition
 
@@ -109,7 +109,7 @@ class ParkingWriter:
             except UnknownOutcome as error:
                 log.warning("group %s: %s; taking over again", self._group, error)
                 return None
-            except BackendError as error:
+            except (BackendError, Overloaded) as error:
                 if not error.retryable:
                     raise
                 log.warning("group %s cannot write to %s: %s", self._group, parking, error)

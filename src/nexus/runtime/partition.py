@@ -36,6 +36,12 @@ class Partition(msgspec.Struct, eq=False):
     releasing: bool = False
     moving: bool = False
     """It is wound down to be taken over again, not to be given up."""
+    served: int = 0
+    """Number of the fetch that last brought something of it."""
+    resting_until: float = 0.0
+    """When it is tried again, if it could not be read; 0 else."""
+    trouble: str = ""
+    """Why it could not be read last; empty once it could."""
     trimmed_to: int = 0
     checkpoint_at: int = 0
 

@@ -15,7 +15,7 @@ from nexus.core.control import Wish
 from nexus.core.cursor import State
 from nexus.core.parking import Claim, Fold, Record, Reset
 from nexus.core.takeover import after_reset, begin_fold, take_over
-from nexus.errors import BackendError, CursorLost, UnknownOutcome
+from nexus.errors import BackendError, CorruptData, CursorLost, NexusError, PublishError
 from nexus.runtime.journal import Journal, parking_topic, record_of
 from nexus.runtime.subscription import Group
 from nexus.spi.backend import Assigned, Backend, Cursor, Member, Settlement, Slice, Stored, Want
@@ -55,8 +55,8 @@ class Takeover:
         self._journal = journal
         self._member_name = member_name
         self._wrote: dict[Id, int] = {}
-        self.lost: dict[Id, CursorLost] = {}
-        """Partitions that are owned and stand still because their cursor is gone."""
+        self.lost: dict[Id, NexusError] = {}
+        """Partitions that are owned and stand still because their cursor is gone, or cannot be read."""
 
     async def run(self, member: Member, assigned: Sequence[Assigned]) -> tuple[list[Taken], list[Assigned]]:
         """Take over what was assigned; return what is owned, and what should be tried again later."""
@@ -187,7 +187,12 @@ class Takeover:
                     taken.append(Taken(*id))
                     continue
             self.lost.pop(id, None)
-            fenced[id] = take_over(stored, one.token, known, own=self._wrote.get(id) == stored.epoch > 0)
+            try:
+                fenced[id] = take_over(stored, one.token, known, own=self._wrote.get(id) == stored.epoch > 0)
+            except CorruptData as error:  # nor may anybody write over it: a later release may read it
+                error.message = f"group {self._group.name}, {id[0]}[{id[1]}]: {error.message}"
+                self._stands_still(id, error)
+                taken.append(Taken(*id))
         settlements = [Settlement(*id, cursor) for id, (cursor, _) in fenced.items()]
         for settlement, answer in zip(settlements, await member.settle(settlements), strict=True):
             id = (settlement.topic, settlement.partition)
@@ -208,7 +213,7 @@ class Takeover:
         for topic, batch in by_topic.items():
             try:
                 await self._journal.append(parking_topic(topic, self._group.name), batch)
-            except (BackendError, UnknownOutcome) as error:
+            except (BackendError, PublishError) as error:
                 log.warning("group %s cannot claim in %s: %s", self._group.name, topic, error)
                 continue
             done.update((topic, number) for number, _ in batch)
@@ -243,6 +248,10 @@ class Takeover:
         _fold_in(fold, await self._records(id, first.position))
         return fold
 
+    def _stands_still(self, id: Id, error: NexusError) -> None:
+        self.lost[id] = error
+        log.error("%s", error)
+
     async def _decide_lost(self, id: Id, fold: Fold) -> Cursor | None:
         """A group that has claimed before has no cursor: go on by its ``lost_cursor`` policy, or stop and say so."""
         topic, number = id
@@ -254,8 +263,7 @@ class Takeover:
                 hint=f"start it with lost_cursor='checkpoint' (go on at {checkpoint}, as the parking topic says) "
                 f"or 'earliest' (at {first})",
             )
-            self.lost[id] = error
-            log.error("%s", error)
+            self._stands_still(id, error)
             return None
         low = first if self._group.lost_cursor == "earliest" else checkpoint
         log.error("group %s: the cursor of %s[%d] is lost; going on at %d", self._group.name, topic, number, low)
