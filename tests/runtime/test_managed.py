@@ -197,7 +197,7 @@ async def test_what_was_created_and_fails_is_begun_anew(
     bus = nexus_bus
     got: list[str | None] = []
 
-    async def boom() -> bool:
+    async def boom(member: object) -> bool:
         raise RuntimeError("what nobody planned")
 
     @bus.handler("write")
@@ -212,7 +212,7 @@ async def test_what_was_created_and_fails_is_begun_anew(
         name, replay = ("audit", None) if kind == "created" else ("replay-r", "r")
         await nexus_clock.sleep_until(lambda: name in bus._managed._running)
         before = bus.consumer(name)
-        before._fetch = boom  # type: ignore[method-assign]
+        before._fetcher.fetch = boom  # type: ignore[method-assign]
         before._wake.set()
         await nexus_clock.sleep_until(lambda: name in bus._managed._running and bus.consumer(name) is not before)
         got.clear()

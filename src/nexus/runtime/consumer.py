@@ -12,7 +12,6 @@ import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import islice
-from operator import attrgetter
 from typing import Any
 
 from nexus.clock import Clock
@@ -21,10 +20,11 @@ from nexus.core.lanes import Delivery
 from nexus.core.outcome import ACK, Ack, Cancelled, DeadLetter, Outcome, Park, RetryIn
 from nexus.core.owner import PAUSED, Owner
 from nexus.core.probation import Turn
-from nexus.errors import BackendError, CorruptData, CursorLost, UnknownGroup, UnknownOutcome
+from nexus.errors import BackendError, CursorLost, UnknownGroup, UnknownOutcome
 from nexus.event import Event
 from nexus.runtime.bounds import Bounds
 from nexus.runtime.control import ControlTopic
+from nexus.runtime.fetcher import Fetcher
 from nexus.runtime.inbox import inboxes_for
 from nexus.runtime.intake import Intake
 from nexus.runtime.journal import Journal, parking_spec, parking_topic, record_of
@@ -36,22 +36,15 @@ from nexus.runtime.subscription import Group
 from nexus.runtime.takeover import Takeover
 from nexus.runtime.upkeep import Upkeep
 from nexus.runtime.worker import Workers
-from nexus.spi.backend import Assigned, Backend, Lost, Member, Revoking, Settlement, Slice, Want
+from nexus.spi.backend import Assigned, Backend, Lost, Member, Revoking, Settlement, Slice
 
 log = logging.getLogger("nexus.consumer")
 
 LOAD_AHEAD = 32
 """Events of a parked key that are read at once."""
-REST_S = 1.0
-"""How long a partition that cannot be read, where others can, is left alone."""
 LEAVE_S = 5.0
 """How long the store may take to note that a member gives something up."""
 _RETRY_S = 0.1
-_TAIL_EVENTS = 1_000
-_EVENT_OVERHEAD_BYTES = 1_024  # what Python keeps around an event's bytes
-
-
-_served = attrgetter("served")
 
 
 class Consumer:
@@ -86,7 +79,6 @@ class Consumer:
         self._journal = Journal(backend, clock, new_id, source)
         self._member_name = member
         self._prefetch_events = prefetch_events
-        self._prefetch_bytes = prefetch_bytes
         self._drain_s = drain_s
         self._member: Member | None = None
         self._unwatch: Callable[[], None] = lambda: None
@@ -95,13 +87,21 @@ class Consumer:
         self._again: list[Assigned] = []
         self._retaking: dict[tuple[str, int], Owner] = {}
         """Partitions that are taken over again once nothing of their former owner runs."""
-        self._fetches = 0
         self._workers = Workers(self, group.workers)
         self._probation = probation
         self._control = control
         self._told = True
         self._cutting = False
-        self._intake = Intake(group, control, bounds, self.stats, self._note_progress)
+        self._fetcher = Fetcher(
+            group.name,
+            self._partitions,
+            Intake(group, control, bounds, self.stats, self._note_progress),
+            clock,
+            bounds,
+            prefetch_events=prefetch_events,
+            prefetch_bytes=prefetch_bytes,
+            tail=self._tail,
+        )
         self._takeover = Takeover(group, backend, self._journal, member, self._wish)
         self._settler = Settler(
             group.name,
@@ -119,7 +119,6 @@ class Consumer:
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._hungry = False
-        self._tail_parking = True
         self._watched = 0
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -166,7 +165,7 @@ class Consumer:
         return {lag.topic for lag in lags if lag.low < lag.end}
 
     def _parking_news(self) -> None:
-        self._tail_parking = True
+        self._fetcher.tail_parking = True
         self._wake.set()
 
     def _control_news(self) -> None:
@@ -287,7 +286,8 @@ class Consumer:
             self._obey(now)
         for owner in self._owners():
             owner.tick(now)
-        busy = await self._fetch()
+        self._hungry = True
+        busy = await self._fetcher.fetch(self._member)
         self._look_for_records()
         return busy
 
@@ -311,7 +311,7 @@ class Consumer:
             self._writer.wake.set()
         elif owner.stopped == PAUSED:
             owner.unpause(now)
-            self._tail_parking = True
+            self._fetcher.tail_parking = True
         if owner.cuts.in_force != decided.version:
             owner.cut(decided.version)
             self._told |= owner.cuts.in_force != decided.version
@@ -438,109 +438,7 @@ class Consumer:
         """Tell whether this process has read of the filter that judges events there; the owner before had."""
         return owner.cuts.in_force <= self._control.state.group(self.group.name).version
 
-    # ---- fetching -------------------------------------------------------------------------------------------------
-
-    async def _fetch(self) -> bool:
-        """Fetch what the windows allow, and what operators wrote; True if there is more."""
-        live = self._live(self.clock.now())
-        if not live or self._member is None:
-            return False
-        events = self._prefetch_events
-        size = self._prefetch_bytes
-        for partition in live:
-            owner = partition.owner
-            assert owner is not None
-            events -= owner.queued_events
-            size -= owner.queued_bytes + owner.queued_events * _EVENT_OVERHEAD_BYTES
-        share = max(1, events // len(live)) if events > 0 and size > 0 else 0
-        self._hungry = True
-        wants = []
-        for partition in live:
-            owner = partition.owner
-            assert owner is not None
-            count = min(owner.credit, share)
-            if owner.queued_bytes * len(live) > self._prefetch_bytes:
-                continue  # it holds more than its share of the bytes, and others may have none
-            if self._bounds is not None:
-                count = self._bounds.room(partition.id, owner.ledger.next, count, self.clock.now())
-            if count:
-                wants.append(Want(partition.topic, partition.number, owner.ledger.next, count))
-        from_topic = len(wants)
-        tailed, self._tail_parking = self._tail_parking, False
-        if tailed:
-            wants += [Want(p.parking, p.number, p.owner.fold.place, _TAIL_EVENTS) for p in live if p.owner is not None]
-        size = max(size, 65_536)
-        self._fetches += 1
-        slices: Sequence[Slice | None]
-        try:
-            slices = await self._member.fetch(wants, size)
-        except BackendError as error:
-            self._tail_parking |= tailed
-            slices = await self._fetch_apart(wants, size, error)
-        now = self.clock.now()
-        more = False
-        for part in slices[:from_topic]:
-            own = self._partitions.get((part.topic, part.partition)) if part is not None else None
-            if part is not None and own is not None and own.owner is not None:
-                own.trouble = ""
-                if part.events:
-                    own.served = self._fetches
-                more |= self._intake.take(own, own.owner, part, now)
-        for part in slices[from_topic:]:
-            if part is not None:
-                self._tail(part, now)
-                if part.more:
-                    self._parking_news()
-        return more and share > 0
-
-    def _live(self, now: float) -> list[Partition]:
-        """Partitions of which something may be fetched, first who had nothing for longest, as they share the room."""
-        live: list[Partition] = []
-        for partition in self._partitions.values():
-            if partition.owner is None or partition.releasing or partition.owner.stopped is not None:
-                continue
-            if partition.resting_until:
-                if partition.resting_until > now:
-                    continue
-                partition.resting_until = 0.0
-                self._tail_parking = True  # the news of the meantime were not for it
-            live.append(partition)
-        live.sort(key=_served)
-        return live
-
-    async def _fetch_apart(self, wants: Sequence[Want], size: int, error: BackendError) -> list[Slice | None]:
-        """Fetch each by itself, so that what cannot be read holds nothing else up. Raises if nothing can be read."""
-        assert self._member is not None
-        each = max(size // max(1, len(wants)), 65_536)
-        answers = await asyncio.gather(*(self._member.fetch([want], each) for want in wants), return_exceptions=True)
-        failures = [answer for answer in answers if isinstance(answer, BaseException)]
-        if len(failures) == len(wants) and not any(isinstance(failure, CorruptData) for failure in failures):
-            raise error
-        found: list[Slice | None] = []
-        for want, answer in zip(wants, answers, strict=True):
-            if isinstance(answer, BackendError):
-                self._lay_aside(want, answer)
-                found.append(None)
-            elif isinstance(answer, BaseException):
-                raise answer
-            else:
-                found += answer
-        return found
-
-    def _lay_aside(self, want: Want, error: BackendError) -> None:
-        """Leave a partition that cannot be read alone: for good if it is damaged, else for a while."""
-        topic = want.topic.removesuffix(f".{self.group.name}.park")
-        partition = self._partitions.get((topic, want.partition))
-        if partition is None or partition.owner is None:
-            return
-        if isinstance(error, CorruptData):
-            log.error("group %s: %s[%d] stands still: %s", self.group.name, topic, want.partition, error)
-            partition.owner.stop(str(error))
-            return
-        if partition.trouble != str(error):
-            partition.trouble = str(error)
-            log.warning("group %s: %s[%d] cannot be read now: %s", self.group.name, topic, want.partition, error)
-        partition.resting_until = self.clock.now() + REST_S
+    # ---- what was fetched -------------------------------------------------------------------------------------------
 
     @property
     def finished(self) -> bool:
@@ -556,6 +454,8 @@ class Consumer:
         owner = partition.owner if partition is not None else None
         if owner is None:
             return
+        if part.more:
+            self._parking_news()
         for stored in part.events:
             if stored.position >= owner.fold.place:
                 owner.tail(stored.position, record_of(stored), now)
