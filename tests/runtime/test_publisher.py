@@ -160,3 +160,25 @@ async def test_no_room_for_a_chunk_is_the_answer_of_the_rest_and_is_waited_for_o
     assert asyncio.get_running_loop().time() - started < 6.0
     backend.let_go()
     assert isinstance(await one, Receipt)
+
+
+@virtually
+async def test_nobody_overtakes_who_was_let_in_a_moment_ago() -> None:
+    backend, publisher = await opened(queue_events=2)
+    backend.hold("append")
+    early = [asyncio.ensure_future(publisher.publish(event())) for _ in range(3)]  # two under way, one in line
+    await asyncio.sleep(0)
+    stored: list[str] = []
+    late: list[asyncio.Task[Receipt]] = []
+    append = backend.backend.append
+
+    async def noting(topic: str, batch: Any) -> Any:
+        stored.append(batch[0][1].id)
+        if not late:  # it runs when there is room again and the third was let in, before that one goes on
+            late.append(asyncio.ensure_future(publisher.publish(event())))
+        return await append(topic, batch)
+
+    backend.backend.append = noting  # type: ignore[method-assign]
+    backend.let_go()
+    assert [(await task).id for task in early] == stored[:3]
+    assert (await late[0]).id == stored[3]

@@ -80,6 +80,8 @@ class Publisher:
         self._events = 0
         self._bytes = 0
         self._waiting: deque[tuple[asyncio.Future[None], int, int]] = deque()
+        self._line = 0
+        """How many wait, or were let in and have not gone on yet: nobody may overtake them."""
         self._since_yield = 0
         self._closed = False
         self._drained = asyncio.Event()
@@ -130,7 +132,7 @@ class Publisher:
         if self._closed:
             raise _closed()
         size = len(event.body)
-        if self._waiting or self._events >= self._queue_events or self._bytes >= self._queue_bytes:
+        if self._line or self._events >= self._queue_events or self._bytes >= self._queue_bytes:
             await self._wait_for_room(1, size)
         else:
             self._events += 1
@@ -257,13 +259,14 @@ class Publisher:
 
     async def _wait_for_room(self, count: int, size: int) -> None:
         """Wait in line until what is under way is below its bounds, at most for the publish timeout."""
-        if not self._waiting and self._events < self._queue_events and self._bytes < self._queue_bytes:
+        if not self._line and self._events < self._queue_events and self._bytes < self._queue_bytes:
             self._events += count
             self._bytes += size
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = (turn, count, size)
         self._waiting.append(entry)
+        self._line += 1
         try:
             async with asyncio.timeout(self._timeout_s):
                 await turn
@@ -278,6 +281,8 @@ class Publisher:
             if isinstance(error, TimeoutError):
                 raise self._overloaded(f"{self._events:,} events were under way for {self._timeout_s:g} s") from None
             raise
+        finally:
+            self._line -= 1
 
     def _let_in(self) -> None:
         while self._waiting and self._events < self._queue_events and self._bytes < self._queue_bytes:
