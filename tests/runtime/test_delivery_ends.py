@@ -57,6 +57,20 @@ async def test_a_handler_that_is_cancelled_from_within_has_failed() -> None:
         assert consumer.stats.retried == 1
 
 
+async def test_a_plain_handler_that_finds_nothing_by_next_has_failed() -> None:
+    bus = make()
+
+    @bus.on("a", group="g", retry=Retry(1))
+    def handle(event: Event[Any]) -> None:
+        next(row for row in event.data if row > 1)
+
+    async with running(bus) as consumer:
+        await bus.publish("a", [0, 1])
+        await until(lambda: consumer.stats.dead == 1)
+        letter = await bus.dead_letters.first("g")
+        assert letter.history[0].error.startswith("RuntimeError: the handler raised StopIteration")
+
+
 @pytest.mark.parametrize("nonsense", [RetryIn("5"), RetryIn(float("nan")), Park(-1.0), RetryIn(True), 5])  # type: ignore[arg-type]
 async def test_an_outcome_that_is_none_is_a_failure_of_the_handler(nonsense: object) -> None:
     bus = make()

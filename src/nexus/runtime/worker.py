@@ -243,7 +243,7 @@ class Workers:
                 self._threads = concurrent.futures.ThreadPoolExecutor(self._count, f"nexus-{self._consumer.group.name}")
             run.cancellable = False  # a thread cannot be stopped: its lane stays taken until it returns
             work = contextvars.copy_context().run
-            call = asyncio.get_running_loop().run_in_executor(self._threads, work, binding.handler, *arguments)
+            call = asyncio.get_running_loop().run_in_executor(self._threads, work, _called, binding.handler, arguments)
             return await self._outlast(call)
         finally:
             run.deadline = None
@@ -437,6 +437,14 @@ class _Run:
         """The delivery is over, and so is its cancellation, whether the handler let it through or not."""
         self.interrupted = ""
         self.task.uncancel()
+
+
+def _called(handler: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Call a plain handler, in a thread. A future takes no StopIteration: whoever waits for it would wait for ever."""
+    try:
+        return handler(*arguments)
+    except StopIteration as failure:
+        raise RuntimeError("the handler raised StopIteration") from failure
 
 
 class Undecodable(Exception):
