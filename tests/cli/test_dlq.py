@@ -275,7 +275,15 @@ def test_one_that_is_gone_when_the_command_arrives_is_a_conflict(
     assert rows(nexus("dlq", "discard", id, "-o", "json", code=4)) == [{"id": id, "result": "gone"}]
 
 
-@pytest.mark.parametrize("given", [[], ["--all", "x"], ["x", "--group", "billing"]])
+@pytest.mark.parametrize(
+    "given", [["ls"], ["requeue", "--all", "--yes"], ["discard", "--all", "--yes"], ["export", "-"]]
+)
+def test_an_empty_filter_does_not_mean_all(nexus: Run, dead: str, given: list[str]) -> None:
+    assert "NXS-2200" in nexus("dlq", *given, "--where", "", code=2).stderr
+    assert len(ids(nexus)) == 3
+
+
+@pytest.mark.parametrize("given", [[], ["--all", "x"], ["x", "--group", "billing"], ["x", "--where", ""]])
 @pytest.mark.parametrize("verb", ["requeue", "discard"])
 def test_either_ids_or_all(nexus: Run, verb: str, given: list[str]) -> None:
     nexus("dlq", verb, *given, code=2)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from nexus import Event, HandlerError, Nexus
+from nexus.errors import FilterError
 
 
 async def handle(event: Event[Any]) -> None: ...
@@ -25,3 +26,8 @@ async def test_a_bus_that_runs_takes_no_handler_of_either_kind() -> None:
         for register in (lambda: bus.on("a.*"), lambda: bus.handler("write"), lambda: bus.include(Nexus("memory://"))):
             with pytest.raises(HandlerError, match="before it starts"):
                 register()
+
+
+def test_an_empty_filter_does_not_mean_all() -> None:
+    with pytest.raises(FilterError):
+        Nexus("memory://").on("a", where="")(handle)

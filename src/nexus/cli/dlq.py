@@ -187,7 +187,7 @@ def export(file: str, chosen: Chosen, url: str | None) -> None:
 def _check(ids: Sequence[str], everything: bool, chosen: Chosen) -> None:
     if bool(ids) == everything:
         raise click.UsageError("give IDs, or --all with filters")
-    if ids and any(chosen):
+    if ids and any(filter is not None for filter in chosen):
         raise click.UsageError("filters go with --all, not with IDs")
 
 

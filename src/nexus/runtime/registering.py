@@ -106,7 +106,7 @@ class Handlers:
         binding = Binding(handler, wishes.run_in)
         policy = Policy(on_dead=wishes.on_dead, ordered=wishes.ordered, hold_s=wishes.hold_s)
         group = Group(checked_group(name), policy, wishes.workers or self._workers, wishes.start, wishes.lost_cursor)
-        where_filter = compile_filter(where) if where else None
+        where_filter = compile_filter(where) if where is not None else None
         plain = binding.run_in == "loop" and wishes.timeout_s is None and not wishes.lifecycle
         if wishes.lifecycle and (binding.batch or not all(map(is_request, patterns))):
             raise HandlerError(
