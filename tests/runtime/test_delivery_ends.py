@@ -14,7 +14,9 @@ import pytest
 from nexus import Context, DeadLetter, Event, HandlerError, Nexus, Park, Publish, Retry, RetryIn
 from nexus.core import cursor as cursor_codec
 from nexus.errors import CorruptData, Unavailable, UnknownOutcome
+from nexus.runtime.replays import Selection
 from nexus.spi.backend import Slice
+from nexus.testing.clock import make_virtual
 
 
 async def until(condition: Callable[[], Any]) -> None:
@@ -164,6 +166,29 @@ async def test_a_batch_member_that_cannot_be_decoded_or_has_expired_ends_once() 
         assert all(owner.running == 0 for owner in consumer._owners())
     assert sorted(str(one)[:4] for batch in batches for one in batch) == ["b'[[", "good"]
     await starter.close()
+
+
+async def test_what_is_asked_for_again_is_handled_although_it_has_expired() -> None:
+    clock = make_virtual(asyncio.get_running_loop())
+    bus = Nexus("memory://", clock=clock)
+    calls: list[str | None] = []
+
+    @bus.on("a", group="g", retry=Retry(1))
+    async def handle(event: Event[Any], context: Context) -> None:
+        calls.append(context.replay)
+        if len(calls) == 1:
+            raise ValueError("not now")
+
+    async with running(bus) as consumer:
+        await bus.publish("a", 1, expires_in_s=60)
+        letter = await bus.dead_letters.first("g")
+        await clock.sleep(61)
+        await bus.dead_letters.requeue(letter)
+        await clock.sleep_until(lambda: consumer.stats.acked == 1)
+        assert (calls, consumer.stats.expired) == ([None, None], 0)
+        id = await bus.replays.start(Selection(), group="g")
+        await bus.replays.wait(id)
+        assert calls == [None, None, id]
 
 
 async def test_polling_with_retries_is_never_taken_for_an_interruption() -> None:

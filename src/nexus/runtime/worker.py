@@ -175,7 +175,11 @@ class Workers:
     ) -> Outcome | None:
         if route is None:
             return ACK  # parked once, and no handler wants it any more
-        if event.expirytime is not None and event.expirytime.timestamp() <= now:
+        if (
+            event.expirytime is not None
+            and event.expirytime.timestamp() <= now
+            and not _is_wanted_again(delivery, event)
+        ):
             self._consumer.stats.expired += 1
             return ACK
         if delivery.lane.owner.on_probation and delivery.attempt > route.retry.most_attempts + INTERRUPTED_LIMIT:
@@ -437,6 +441,11 @@ class _Run:
         """The delivery is over, and so is its cancellation, whether the handler let it through or not."""
         self.interrupted = ""
         self.task.uncancel()
+
+
+def _is_wanted_again(delivery: Delivery, event: Event[Any]) -> bool:
+    """Whether an operator asked for this event, by requeueing it or by a replay: then its expiry does not count."""
+    return delivery.round > 0 or replay_of(event) is not None
 
 
 def _called(handler: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
