@@ -13,7 +13,7 @@ import pytest
 
 from nexus import Context, DeadLetter, Event, HandlerError, Nexus, Park, Publish, Retry, RetryIn
 from nexus.core import cursor as cursor_codec
-from nexus.errors import CorruptData, Unavailable, UnknownOutcome
+from nexus.errors import CorruptData, StoreFull, Unavailable, UnknownOutcome
 from nexus.runtime.replays import Selection
 from nexus.spi.backend import Slice
 from nexus.testing.clock import make_virtual
@@ -189,6 +189,32 @@ async def test_what_is_asked_for_again_is_handled_although_it_has_expired() -> N
         id = await bus.replays.start(Selection(), group="g")
         await bus.replays.wait(id)
         assert calls == [None, None, id]
+
+
+async def test_a_request_whose_start_cannot_be_published_waits_before_it_is_tried_again() -> None:
+    clock = make_virtual(asyncio.get_running_loop())
+    bus = Nexus("memory://", clock=clock)
+    left = 3
+
+    @bus.on("a.requested", group="g", lifecycle=True)
+    async def handle(event: Event[Any]) -> None: ...
+
+    async with running(bus) as consumer:
+        publish = bus.publisher.publish_many
+
+        async def publish_many(events: list[Event[Any]]) -> Any:
+            nonlocal left
+            if left and events[0].type == "a.started":
+                left -= 1
+                return [StoreFull("no space")]
+            return await publish(events)
+
+        bus.publisher.publish_many = publish_many  # type: ignore[method-assign, assignment]
+        await bus.publish("a.requested")
+        began = clock.monotonic()
+        await clock.sleep_until(lambda: consumer.stats.acked == 1)
+        assert (consumer.stats.retried, consumer.stats.cancelled) == (3, 0)
+        assert clock.monotonic() - began >= 3.0
 
 
 async def test_polling_with_retries_is_never_taken_for_an_interruption() -> None:

@@ -219,7 +219,8 @@ class Workers:
             return DeadLetter("undecodable", describe(failure.__cause__ or failure))
         if not called or route is None:  # the store failed before anything was tried
             log.warning("group %s: %s", self._consumer.group.name, failure)
-            return CANCELLED if not delivery.parked else RetryIn(1.0, clean_text(str(failure)))
+            waits = delivery.parked or (route is not None and route.lifecycle)  # else it would be tried at once, again
+            return RetryIn(1.0, clean_text(str(failure))) if waits else CANCELLED
         return self._failed(route, delivery, failure)
 
     async def _invoke(self, run: _Run, route: Subscription, arguments: tuple[Any, ...]) -> Any:
