@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -215,6 +216,33 @@ async def test_a_request_whose_start_cannot_be_published_waits_before_it_is_trie
         await clock.sleep_until(lambda: consumer.stats.acked == 1)
         assert (consumer.stats.retried, consumer.stats.cancelled) == (3, 0)
         assert clock.monotonic() - began >= 3.0
+
+
+def exit_in_thread(event: Event[Any]) -> None:
+    sys.exit(0)
+
+
+async def exit_on_loop(event: Event[Any]) -> None:
+    sys.exit(0)
+
+
+async def exit_in_a_batch(events: list[Event[Any]]) -> None:
+    sys.exit(0)
+
+
+@pytest.mark.parametrize(
+    ("handler", "run_in"),
+    [(exit_in_thread, "thread"), (exit_in_thread, "process"), (exit_on_loop, "loop"), (exit_in_a_batch, "loop")],
+)
+async def test_a_handler_that_exits_has_failed_and_ends_nothing_else(handler: Any, run_in: Any) -> None:
+    bus = make()
+    bus.on("a", group="g", retry=Retry(1), run_in=run_in)(handler)
+    async with running(bus) as consumer:
+        await bus.publish("a")
+        await until(lambda: consumer.stats.dead == 1)
+        assert not consumer.failed.done()
+        letter = await bus.dead_letters.first("g")
+        assert letter.history[0].error.startswith("SystemExit: 0")
 
 
 async def test_polling_with_retries_is_never_taken_for_an_interruption() -> None:

@@ -219,7 +219,7 @@ def _answer(message: bytes) -> Any:
     try:
         function, arguments = pickle.loads(message)
         answer = (True, None if arguments is _LOAD else function(*arguments))
-    except Exception as failure:
+    except (Exception, SystemExit) as failure:
         answer = (False, failure)
     try:
         return pickle.dumps(answer)

@@ -37,6 +37,8 @@ PART_LIMIT_CHARS = 800
 DELAY_LIMIT_S = 100 * 365.25 * 86_400
 _TURN_S = 0.005  # workers whose handlers never wait give the loop back at least this often
 TIME_LIMIT = "time limit"
+FAILURES = (Exception, SystemExit)
+"""What a handler raises when its attempt has failed. `sys.exit` is one: an event does not decide when a worker ends."""
 current_event: contextvars.ContextVar[Event[Any] | None] = contextvars.ContextVar("nexus_event", default=None)
 
 
@@ -139,7 +141,7 @@ class Workers:
             if outcome is None:
                 self._consumer.ended(delivery, CANCELLED)
                 raise
-        except Exception as failure:
+        except FAILURES as failure:
             outcome = self._outcome_of_failure(failure, delivery, route, called)
         except BaseException:
             self._consumer.ended(delivery, CANCELLED)
@@ -213,7 +215,7 @@ class Workers:
         return self._failed(route, delivery, failure)
 
     def _outcome_of_failure(
-        self, failure: Exception, delivery: Delivery, route: Subscription | None, called: bool
+        self, failure: BaseException, delivery: Delivery, route: Subscription | None, called: bool
     ) -> Outcome | Cancelled:
         if isinstance(failure, Undecodable):  # no retry can make the bytes fit
             return DeadLetter("undecodable", describe(failure.__cause__ or failure))
@@ -275,7 +277,7 @@ class Workers:
             replay_of(delivery.event) if delivery.event is not None else None,
         )
 
-    def _failed(self, route: Subscription, delivery: Delivery, failure: Exception) -> Outcome:
+    def _failed(self, route: Subscription, delivery: Delivery, failure: BaseException) -> Outcome:
         """Turn a failure into an outcome, by the subscription's policy."""
         decided = route.retry.decide(attempt=delivery.attempt, failure=failure, dice=random.random())
         if isinstance(decided, Ack):
@@ -366,7 +368,7 @@ class Workers:
                 raise
             for index, given in zip(called, decided, strict=True):
                 outcomes[index] = given or CANCELLED
-        except Exception as failure:
+        except FAILURES as failure:
             for index in called:
                 outcomes[index] = self._failed(route, batch[index], failure)
         return outcomes
@@ -466,7 +468,7 @@ def _decoded(build: Callable[..., Any], event: Event[Any], *context: Any) -> Any
         return build(event, *context)
     except BackendError:  # the partition was lost meanwhile
         raise
-    except Exception as error:
+    except FAILURES as error:
         raise Undecodable(str(error)) from error
 
 
