@@ -288,7 +288,7 @@ class Workers:
             self._consumer.group.name,
             route.binding.name,
             delivery.attempt,
-            failure,
+            error.partition("\n")[0],
         )
         return checked(_with_error(decided, error))
 
