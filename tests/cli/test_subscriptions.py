@@ -119,6 +119,26 @@ class TestSubscriptions:
     def test_without_anybody_to_ask_a_yes_must_have_been_given(self, nexus: Run, consumed: str) -> None:
         assert "say --yes" in nexus("subscriptions", "seek", "billing", "earliest", code=2).stderr
 
+    def test_of_a_group_that_was_removed_is_told_what_to_do(self, nexus: Run, consumed: str) -> None:
+        async def go() -> None:
+            bus = Nexus(consumed)
+            done = asyncio.Event()
+
+            @bus.handler("write")
+            async def write(event: Event[Any]) -> None:
+                done.set()
+
+            async with bus:
+                await bus.subscriptions.create("mine", "a.*", handler="write", start="earliest")
+                await done.wait()
+
+        asyncio.run(go())
+        nexus("subscriptions", "create", "other", "a.*", "--handler", "write")  # has never consumed
+        for group in ("mine", "other"):
+            nexus("subscriptions", "remove", group)
+            told = nexus("subscriptions", "pause", group, code=3).stderr
+            assert f"group '{group}' was removed\nNext: create it anew" in told
+
     def test_groups_are_created_and_removed(self, nexus: Run, consumed: str) -> None:
         nexus("subscriptions", "create", "audit", "a.*", "--handler", "write", "--where", "data > 1")
         (audit,) = [row for row in rows(nexus("subscriptions", "ls", "-o", "json")) if row["group"] == "audit"]
