@@ -353,6 +353,12 @@ class TestReplay:
         assert "one of Nexus itself" in nexus("replay", "run", "--to-topic", topic, "--yes", code=2).stderr
         assert rows(nexus("replay", "ls", "-o", "json")) == []
 
+    @pytest.mark.parametrize("topic", ["A b", "", "a.park", "events.park", "nexus", "x" * 101, "a/b"])
+    def test_no_topic_is_made_that_settings_cannot_name(self, nexus: Run, consumed: str, topic: str) -> None:
+        nexus("replay", "run", "--to-topic", topic, "--yes", code=2)
+        assert [row["topic"] for row in rows(nexus("topics", "ls", "--all", "-o", "json"))].count(topic) == 0
+        assert rows(nexus("replay", "ls", "-o", "json")) == []
+
     def test_topics_of_nexus_itself_are_listed_only_when_asked_for(self, nexus: Run, consumed: str) -> None:
         nexus("schedules", "later", "a.b", "1", "--in", "1h")
         assert [row["topic"] for row in rows(nexus("topics", "ls", "-o", "json"))] == ["events"]
