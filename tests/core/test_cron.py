@@ -95,7 +95,13 @@ def test_firings_rise_from_wherever_they_are_begun(edge: tuple[str, str], offset
 
 @pytest.mark.parametrize(
     ("expression", "zone"),
-    [("61 * * * *", "UTC"), ("* * * * *", "Mars/Base"), ("0 0 31 2 *", "UTC"), ("0 0 */29 2 MON#3", "UTC")],
+    [
+        ("61 * * * *", "UTC"),
+        ("* * * * *", "Mars/Base"),
+        ("0 0 31 2 *", "UTC"),
+        ("0 0 */29 2 MON#3", "UTC"),
+        ("0 0 0 * * *", "UTC"),
+    ],
 )
 def test_what_never_fires_is_refused(expression: str, zone: str) -> None:
     with pytest.raises(SettingsError):

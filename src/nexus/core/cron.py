@@ -25,6 +25,8 @@ _FIRST_WINDOW_S = 3_600.0
 
 def check(cron: str, zone: str) -> None:
     """Raise `SettingsError` for what is no cron expression or no time zone."""
+    if len(cron.split()) > 5:  # cronsim takes six for one with seconds, and has other rules for it
+        raise SettingsError(f"{cron!r} has more than five fields", hint="minute hour day month weekday")
     next(firings(cron, zone, 0.0))
 
 
