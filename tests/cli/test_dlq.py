@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import stat
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -275,7 +277,15 @@ def test_one_that_is_gone_when_the_command_arrives_is_a_conflict(
     assert rows(nexus("dlq", "discard", id, "-o", "json", code=4)) == [{"id": id, "result": "gone"}]
 
 
-@pytest.mark.parametrize("given", [[], ["--all", "x"], ["x", "--group", "billing"]])
+@pytest.mark.parametrize(
+    "given", [["ls"], ["requeue", "--all", "--yes"], ["discard", "--all", "--yes"], ["export", "-"]]
+)
+def test_an_empty_filter_does_not_mean_all(nexus: Run, dead: str, given: list[str]) -> None:
+    assert "NXS-2200" in nexus("dlq", *given, "--where", "", code=2).stderr
+    assert len(ids(nexus)) == 3
+
+
+@pytest.mark.parametrize("given", [[], ["--all", "x"], ["x", "--group", "billing"], ["x", "--where", ""]])
 @pytest.mark.parametrize("verb", ["requeue", "discard"])
 def test_either_ids_or_all(nexus: Run, verb: str, given: list[str]) -> None:
     nexus("dlq", verb, *given, code=2)
@@ -380,8 +390,31 @@ def test_an_export_that_fails_leaves_what_was_there(nexus: Run, dead: str, place
     (place / "dead.jsonl").write_text("before")
     nexus("dlq", "export", "dead.jsonl", "--group", "other", code=3)
     assert (place / "dead.jsonl").read_text() == "before"
-    assert not (place / "dead.jsonl.part").exists()
+    assert [file.name for file in place.iterdir() if "dead" in file.name] == ["dead.jsonl"]
     assert "cannot be written" in nexus("dlq", "export", "nowhere/dead.jsonl", code=1).stderr
+
+
+def test_an_export_touches_no_other_file_and_keeps_what_a_link_leads_to(nexus: Run, dead: str, place: Path) -> None:
+    (place / "dead.jsonl.part").write_text("mine")
+    (place / "real.jsonl").touch(0o600)
+    (place / "dead.jsonl").symlink_to("real.jsonl")
+    nexus("dlq", "export", "dead.jsonl")
+    assert (place / "dead.jsonl.part").read_text() == "mine"
+    assert (place / "dead.jsonl").is_symlink()
+    assert len(lines((place / "real.jsonl").read_text())) == 3
+    assert stat.S_IMODE((place / "real.jsonl").stat().st_mode) == 0o600
+    assert [file.name for file in place.iterdir() if file.name.startswith(".dead") or ".real" in file.name] == []
+
+
+def test_an_export_into_a_pipe_is_written_there(nexus: Run, dead: str, place: Path) -> None:
+    os.mkfifo(place / "pipe")
+    with open(os.open(place / "pipe", os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        nexus("dlq", "export", "pipe")
+        assert len(lines(reader.read().decode())) == 3
+    assert stat.S_ISFIFO((place / "pipe").stat().st_mode)
+    command = f"{sys.executable} -m nexus dlq export >(cat >&2)"
+    told = subprocess.run(["bash", "-c", f"{command}; wait"], capture_output=True, text=True, check=True).stderr
+    assert len(told.splitlines()) == 4, "three of them, and how many"
 
 
 # -- schemas -----------------------------------------------------------------------------------------------------------

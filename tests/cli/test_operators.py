@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 
+import msgspec
 import pytest
 
 from nexus import DeadLetter, Nexus, Publish
@@ -53,6 +54,32 @@ class TestTrace:
         assert text[0].startswith("order.placed  ")
         assert text[1].startswith("  payment.taken  +")
         assert text[1].endswith("DEAD in shipping")
+
+    def test_two_events_of_one_id_are_both_there(self, nexus: Run, store: str) -> None:
+        async def go() -> None:
+            async with Nexus(store) as bus:
+                for source in ("/shop", "/copy"):
+                    await bus.publish("order.placed", id="o", source=source)
+                await bus.publish("payment.taken", id="p", correlationid="o")
+                caused = bus.event("order.sent", id="s", correlationid="o")
+                await bus.publish(msgspec.structs.replace(caused, causationid="o"))
+
+        asyncio.run(go())
+        found = rows(nexus("trace", "o", "-o", "json"))
+        assert len({(row["topic"], row["partition"], row["position"]) for row in found}) == len(found) == 4
+        assert sorted((row["id"], row["depth"]) for row in found) == [("o", 0), ("o", 0), ("p", 0), ("s", 1)]
+
+    def test_events_that_name_each_other_as_cause_are_there(self, nexus: Run, store: str) -> None:
+        async def go() -> None:
+            async with Nexus(store) as bus:
+                for id, cause in (("a", "b"), ("b", "a"), ("c", "c")):
+                    event = bus.event("order.placed", id=id, correlationid="r")
+                    await bus.publish(msgspec.structs.replace(event, causationid=cause))
+
+        asyncio.run(go())
+        found = rows(nexus("trace", "r", "-o", "json"))
+        assert (found[0]["id"], {found[1]["id"], found[2]["id"]}) == ("c", {"a", "b"})
+        assert [row["depth"] for row in found] == [0, 0, 1]
 
     def test_what_is_not_stored_is_not_found(self, nexus: Run, traced: str) -> None:
         nexus("trace", "nothing", code=3)

@@ -245,6 +245,22 @@ def test_an_option_before_its_command_is_told_where_it_belongs(nexus: Run, given
     assert "No such option" in nexus("--nothing", "topics", "ls", code=2).stderr
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["publish", "a.\udcff", "1"], ["publish", "a.b", "--key", "\udcff"], ["subscribe", "a.\udcff", "--group", "g"],
+        ["topics", "show", "\udcff"], ["dlq", "discard", "x", "--why", "\udcff"], ["dlq", "show", "\udcff"],
+        ["tail", "--where", "key == '\udcff'"], ["schedules", "every", "\udcff", "* * * * *", "a.b"],
+        ["subscriptions", "create", "g", "a.\udcff", "--handler", "h"], ["subscriptions", "seek", "\udcff", "-1m"],
+        ["worker", "\udcff:bus"], ["replay", "run", "--to-topic", "\udcff"], ["trace", "\udcff"],
+        ["topics", "ls", "--url", "sqlite:///\udcff.db"], ["explain", "\udcff"],
+    ],
+)  # fmt: skip
+def test_bytes_that_are_no_text_are_a_slip_of_whoever_typed_them(nexus: Run, store: str, given: list[str]) -> None:
+    nexus("publish", "a.b", "--url", store)
+    assert "this is not UTF-8" in nexus(*given, code=2).stderr
+
+
 def test_an_empty_table_says_none(nexus: Run, store: str) -> None:
     nexus("publish", "a.b", "--url", store)
     for verb in (["groups", "ls"], ["dlq", "ls"], ["schedules", "ls"], ["replay", "ls"], ["subscriptions", "ls"]):

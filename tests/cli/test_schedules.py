@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
+
+from nexus import Nexus
 
 from .conftest import Run, rows
 
@@ -25,6 +29,18 @@ class TestSchedules:
         assert left["due_at"] is None, "it is due, and nobody runs who publishes it"
         fired = json.loads(nexus("tail", "night.fell", "-o", "json").stdout)
         assert fired["id"].startswith("nightly@")
+
+    def test_one_in_a_zone_that_is_not_known_here_is_listed_with_its_fault(self, nexus: Run, store: str) -> None:
+        async def decide() -> None:
+            async with Nexus(store) as bus:
+                await bus.schedules.every("nightly", "30 2 * * *", "night.fell")
+                (known,) = (await bus.control.read_on()).schedules.values()
+                await bus.control.write(msgspec.structs.replace(known, name="far", zone="Mars/Base"))
+
+        asyncio.run(decide())
+        near, far = rows(nexus("schedules", "ls", "-o", "json"))
+        assert (near["id"], near["fault"]) == ("nightly", None)
+        assert (far["id"], far["due_at"], far["fault"]) == ("far", None, "'Mars/Base' is no time zone")
 
     @pytest.mark.parametrize(
         ("arguments", "code"),

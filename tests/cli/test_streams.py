@@ -23,6 +23,9 @@ FULL = Path("/dev/full")
 """A device that is always full. Where there is none, the tests about it fail."""
 
 
+NO_STDOUT = "the output cannot be written: Bad file descriptor\n"
+
+
 @pytest.fixture
 def shell(place: Path) -> Shell:
     """Run a line of the shell in which ``$nexus`` is the command."""
@@ -43,14 +46,15 @@ def test_a_reader_that_goes_away_at_once_is_no_fault(shell: Shell, arguments: st
 
 
 @pytest.mark.parametrize("arguments", ["--help", "--version", "version", "explain"])
-def test_without_a_stdout_nothing_is_printed(shell: Shell, arguments: str) -> None:
+def test_without_a_stdout_the_output_has_failed(shell: Shell, arguments: str) -> None:
     done = shell(f"$nexus {arguments} >&- <&-")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", NO_STDOUT)
 
 
 def test_without_any_stream_the_exit_code_is_there(shell: Shell, nexus: Run, store: str) -> None:
     nexus("publish", "a.b", "--url", store)
-    assert shell("$nexus topics ls >&- 2>&- <&-").returncode == 0
+    assert shell("$nexus topics ls >&- 2>&- <&-").returncode == 1
+    assert shell("$nexus topics ls 2>&- <&-").returncode == 0
     assert shell("$nexus topics show nothing >&- 2>&- <&-").returncode == 3
     assert shell("$nexus publish a.b - <&-").returncode == 1
 
@@ -79,10 +83,16 @@ async def give_up(data: int) -> DeadLetter:
     return DeadLetter("never")
 
 
-def test_an_event_that_could_not_be_printed_comes_again(shell: Shell, nexus: Run, store: str) -> None:
+@pytest.mark.parametrize(
+    ("before", "stdout", "code", "told"),
+    [("set -m; exec 3> >(exit 0); wait $!;", "3", 0, ""), ("", "-", 1, NO_STDOUT)],
+)
+def test_an_event_that_could_not_be_printed_comes_again(
+    shell: Shell, nexus: Run, store: str, before: str, stdout: str, code: int, told: str
+) -> None:
     nexus("publish", "a.b", "1", "--url", store)
-    done = shell("set -m; exec 3> >(exit 0); wait $!; $nexus subscribe 'a.*' --group g --from earliest >&3")
-    assert (done.returncode, done.stderr) == (0, "")
+    done = shell(f"{before} $nexus subscribe 'a.*' --group g --from earliest --limit 1 >&{stdout}")
+    assert (done.returncode, done.stderr) == (code, told)
     (group,) = rows(nexus("groups", "ls", "-o", "json"))
     assert group["lag"] == 1
 

@@ -119,6 +119,26 @@ class TestSubscriptions:
     def test_without_anybody_to_ask_a_yes_must_have_been_given(self, nexus: Run, consumed: str) -> None:
         assert "say --yes" in nexus("subscriptions", "seek", "billing", "earliest", code=2).stderr
 
+    def test_of_a_group_that_was_removed_is_told_what_to_do(self, nexus: Run, consumed: str) -> None:
+        async def go() -> None:
+            bus = Nexus(consumed)
+            done = asyncio.Event()
+
+            @bus.handler("write")
+            async def write(event: Event[Any]) -> None:
+                done.set()
+
+            async with bus:
+                await bus.subscriptions.create("mine", "a.*", handler="write", start="earliest")
+                await done.wait()
+
+        asyncio.run(go())
+        nexus("subscriptions", "create", "other", "a.*", "--handler", "write")  # has never consumed
+        for group in ("mine", "other"):
+            nexus("subscriptions", "remove", group)
+            told = nexus("subscriptions", "pause", group, code=3).stderr
+            assert f"group '{group}' was removed\nNext: create it anew" in told
+
     def test_groups_are_created_and_removed(self, nexus: Run, consumed: str) -> None:
         nexus("subscriptions", "create", "audit", "a.*", "--handler", "write", "--where", "data > 1")
         (audit,) = [row for row in rows(nexus("subscriptions", "ls", "-o", "json")) if row["group"] == "audit"]
@@ -331,6 +351,12 @@ class TestReplay:
     @pytest.mark.parametrize("topic", ["nexus.control", "nexus.delays", "nexus.group.billing", "events.billing.park"])
     def test_nothing_is_replayed_into_a_topic_of_nexus_itself(self, nexus: Run, consumed: str, topic: str) -> None:
         assert "one of Nexus itself" in nexus("replay", "run", "--to-topic", topic, "--yes", code=2).stderr
+        assert rows(nexus("replay", "ls", "-o", "json")) == []
+
+    @pytest.mark.parametrize("topic", ["A b", "", "a.park", "events.park", "nexus", "x" * 101, "a/b"])
+    def test_no_topic_is_made_that_settings_cannot_name(self, nexus: Run, consumed: str, topic: str) -> None:
+        nexus("replay", "run", "--to-topic", topic, "--yes", code=2)
+        assert [row["topic"] for row in rows(nexus("topics", "ls", "--all", "-o", "json"))].count(topic) == 0
         assert rows(nexus("replay", "ls", "-o", "json")) == []
 
     def test_topics_of_nexus_itself_are_listed_only_when_asked_for(self, nexus: Run, consumed: str) -> None:

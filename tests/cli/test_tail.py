@@ -92,6 +92,8 @@ class TestWhatIsShown:
     def test_a_filter_that_cannot_be_read_is_usage(self, nexus: Run) -> None:
         assert "did you mean 'type'" in nexus("tail", "--where", "typ == 'x'", code=2).stderr
         nexus("tail", "ord*", code=2)
+        assert "NXS-2200" in nexus("tail", "--where", "", code=2).stderr
+        assert "NXS-2200" in nexus("subscribe", "a.*", "--group", "g", "--where", "", code=2).stderr
 
     def test_a_range_by_time(self, nexus: Run) -> None:
         stamps = [datetime.fromtimestamp(1_000_000 + at, UTC).isoformat() for at in (120, 240)]

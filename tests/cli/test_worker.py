@@ -140,6 +140,8 @@ def test_only_some_groups(nexus: Run, app: Path, start: Start) -> None:
     [
         (["worker", "--only", "biling"], 3, "did you mean 'billing'?"),
         (["worker", "nowhere:bus"], 3, "no module nowhere"),
+        (["worker", ":bus"], 2, "':bus' names no module"),
+        (["worker", "app..x:bus"], 2, "names no module"),
         (["worker", "app:buss"], 3, "did you mean app:bus?"),
         (["worker", "app:other"], 3, "no Nexus named 'other'"),
         (["worker", "--backend", "sqlit:///x"], 2, "did you mean sqlite://?"),

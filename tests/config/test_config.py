@@ -405,7 +405,9 @@ def test_054_topics_that_would_have_one_name_are_refused(read: Load) -> None:
     assert "topics 'a.b' and 'a_b' would have one name" in error.message
 
 
-@pytest.mark.parametrize("name", ["Orders", "", "-a", "a b", "x" * 101, "größe", "nexus", "nexus.runs"])
+@pytest.mark.parametrize(
+    "name", ["Orders", "", "-a", "a b", "x" * 101, "größe", "nexus", "nexus.runs", "a.park", "a.g.park"]
+)
 def test_a_bad_name_of_a_topic_is_refused(read: Load, name: str) -> None:
     assert "topic" in refusal(read, f"[topics.'{name}']\npartitions = 1").message
 

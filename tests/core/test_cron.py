@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from itertools import islice
+from itertools import islice, pairwise, takewhile
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nexus.core import cron
 from nexus.core.cron import MISSED_LIMIT
@@ -42,8 +44,64 @@ def test_a_job_of_every_hour_fires_in_both_of_them() -> None:
 
 
 @pytest.mark.parametrize(
+    ("expression", "zone", "after"),
+    [
+        ("30 2 * * *", "Europe/Berlin", "2026-10-25T01:05Z"),
+        ("15 1-3 * * *", "Europe/Berlin", "2026-10-25T01:05Z"),
+        ("45 1 * * *", "Australia/Lord_Howe", "2026-04-04T15:05Z"),
+    ],
+)
+def test_begun_in_the_second_of_two_equal_hours_nothing_of_the_first_fires(
+    expression: str, zone: str, after: str
+) -> None:
+    begin = datetime.fromisoformat(after).timestamp()
+    assert next(cron.firings(expression, zone, begin)) > begin
+    past, done, following = cron.due(expression, zone, begin, begin + 60.0, "all")
+    assert (past, done) == ([], begin)
+    assert following > begin + 60.0
+
+
+EDGES = [
+    ("UTC", "2026-03-01T00:00Z"),
+    *(("Europe/Berlin", edge) for edge in ("2026-03-29T01:00Z", "2026-10-25T01:00Z")),
+    *(("America/New_York", edge) for edge in ("2026-03-08T07:00Z", "2026-11-01T06:00Z")),
+    *(("America/Havana", edge) for edge in ("2026-03-08T05:00Z", "2026-11-01T05:00Z")),
+    *(("America/Sao_Paulo", edge) for edge in ("2018-11-04T03:00Z", "2019-02-17T02:00Z")),
+    *(("Australia/Lord_Howe", edge) for edge in ("2026-04-04T15:00Z", "2026-10-03T15:30Z")),
+    ("Pacific/Apia", "2011-12-30T10:00Z"),  # a day was left out
+]
+
+
+def field(most: int) -> st.SearchStrategy[str]:
+    number = st.integers(0, most)
+    return st.one_of(
+        st.just("*"),
+        number.map(str),
+        st.integers(1, most).map(lambda step: f"*/{step}"),
+        st.lists(number, min_size=2, max_size=4, unique=True).map(lambda some: ",".join(map(str, sorted(some)))),
+    )
+
+
+@given(st.sampled_from(EDGES), st.integers(-10_800, 10_800), field(59), field(23) | st.sampled_from("0123"))
+def test_firings_rise_from_wherever_they_are_begun(edge: tuple[str, str], offset: int, minute: str, hour: str) -> None:
+    zone, moment = edge
+    after = datetime.fromisoformat(moment).timestamp() + offset
+    times = [after, *islice(cron.firings(f"{minute} {hour} * * *", zone, after), 50)]
+    assert all(earlier < later for earlier, later in pairwise(times))
+    if zone != "Australia/Lord_Howe":  # cronsim passes over some where clocks change by half an hour
+        earlier = cron.firings(f"{minute} {hour} * * *", zone, after - 86_400.0)
+        assert [time for time in takewhile(lambda time: time <= times[-1], earlier) if time > after] == times[1:]
+
+
+@pytest.mark.parametrize(
     ("expression", "zone"),
-    [("61 * * * *", "UTC"), ("* * * * *", "Mars/Base"), ("0 0 31 2 *", "UTC"), ("0 0 */29 2 MON#3", "UTC")],
+    [
+        ("61 * * * *", "UTC"),
+        ("* * * * *", "Mars/Base"),
+        ("0 0 31 2 *", "UTC"),
+        ("0 0 */29 2 MON#3", "UTC"),
+        ("0 0 0 * * *", "UTC"),
+    ],
 )
 def test_what_never_fires_is_refused(expression: str, zone: str) -> None:
     with pytest.raises(SettingsError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,8 +14,10 @@ import pytest
 
 from nexus import Context, DeadLetter, Event, HandlerError, Nexus, Park, Publish, Retry, RetryIn
 from nexus.core import cursor as cursor_codec
-from nexus.errors import CorruptData, Unavailable, UnknownOutcome
+from nexus.errors import CorruptData, StoreFull, Unavailable, UnknownOutcome
+from nexus.runtime.replays import Selection
 from nexus.spi.backend import Slice
+from nexus.testing.clock import make_virtual
 
 
 async def until(condition: Callable[[], Any]) -> None:
@@ -55,6 +58,20 @@ async def test_a_handler_that_is_cancelled_from_within_has_failed() -> None:
         await bus.publish("a")
         await until(lambda: consumer.stats.acked == 1)
         assert consumer.stats.retried == 1
+
+
+async def test_a_plain_handler_that_finds_nothing_by_next_has_failed() -> None:
+    bus = make()
+
+    @bus.on("a", group="g", retry=Retry(1))
+    def handle(event: Event[Any]) -> None:
+        next(row for row in event.data if row > 1)
+
+    async with running(bus) as consumer:
+        await bus.publish("a", [0, 1])
+        await until(lambda: consumer.stats.dead == 1)
+        letter = await bus.dead_letters.first("g")
+        assert letter.history[0].error.startswith("RuntimeError: the handler raised StopIteration")
 
 
 @pytest.mark.parametrize("nonsense", [RetryIn("5"), RetryIn(float("nan")), Park(-1.0), RetryIn(True), 5])  # type: ignore[arg-type]
@@ -150,6 +167,82 @@ async def test_a_batch_member_that_cannot_be_decoded_or_has_expired_ends_once() 
         assert all(owner.running == 0 for owner in consumer._owners())
     assert sorted(str(one)[:4] for batch in batches for one in batch) == ["b'[[", "good"]
     await starter.close()
+
+
+async def test_what_is_asked_for_again_is_handled_although_it_has_expired() -> None:
+    clock = make_virtual(asyncio.get_running_loop())
+    bus = Nexus("memory://", clock=clock)
+    calls: list[str | None] = []
+
+    @bus.on("a", group="g", retry=Retry(1))
+    async def handle(event: Event[Any], context: Context) -> None:
+        calls.append(context.replay)
+        if len(calls) == 1:
+            raise ValueError("not now")
+
+    async with running(bus) as consumer:
+        await bus.publish("a", 1, expires_in_s=60)
+        letter = await bus.dead_letters.first("g")
+        await clock.sleep(61)
+        await bus.dead_letters.requeue(letter)
+        await clock.sleep_until(lambda: consumer.stats.acked == 1)
+        assert (calls, consumer.stats.expired) == ([None, None], 0)
+        id = await bus.replays.start(Selection(), group="g")
+        await bus.replays.wait(id)
+        assert calls == [None, None, id]
+
+
+async def test_a_request_whose_start_cannot_be_published_waits_before_it_is_tried_again() -> None:
+    clock = make_virtual(asyncio.get_running_loop())
+    bus = Nexus("memory://", clock=clock)
+    left = 3
+
+    @bus.on("a.requested", group="g", lifecycle=True)
+    async def handle(event: Event[Any]) -> None: ...
+
+    async with running(bus) as consumer:
+        publish = bus.publisher.publish_many
+
+        async def publish_many(events: list[Event[Any]]) -> Any:
+            nonlocal left
+            if left and events[0].type == "a.started":
+                left -= 1
+                return [StoreFull("no space")]
+            return await publish(events)
+
+        bus.publisher.publish_many = publish_many  # type: ignore[method-assign, assignment]
+        await bus.publish("a.requested")
+        began = clock.monotonic()
+        await clock.sleep_until(lambda: consumer.stats.acked == 1)
+        assert (consumer.stats.retried, consumer.stats.cancelled) == (3, 0)
+        assert clock.monotonic() - began >= 3.0
+
+
+def exit_in_thread(event: Event[Any]) -> None:
+    sys.exit(0)
+
+
+async def exit_on_loop(event: Event[Any]) -> None:
+    sys.exit(0)
+
+
+async def exit_in_a_batch(events: list[Event[Any]]) -> None:
+    sys.exit(0)
+
+
+@pytest.mark.parametrize(
+    ("handler", "run_in"),
+    [(exit_in_thread, "thread"), (exit_in_thread, "process"), (exit_on_loop, "loop"), (exit_in_a_batch, "loop")],
+)
+async def test_a_handler_that_exits_has_failed_and_ends_nothing_else(handler: Any, run_in: Any) -> None:
+    bus = make()
+    bus.on("a", group="g", retry=Retry(1), run_in=run_in)(handler)
+    async with running(bus) as consumer:
+        await bus.publish("a")
+        await until(lambda: consumer.stats.dead == 1)
+        assert not consumer.failed.done()
+        letter = await bus.dead_letters.first("g")
+        assert letter.history[0].error.startswith("SystemExit: 0")
 
 
 async def test_polling_with_retries_is_never_taken_for_an_interruption() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from nexus import Nexus, Retry
 from nexus.runtime import processes
 from nexus.runtime.processes import HandlerProcessDied, ProcessPool
 
@@ -40,6 +41,31 @@ class Broken:
 
     def __reduce__(self) -> Any:
         return fail_to_load, ()
+
+
+class Refused(Exception):
+    """Wants more than what is kept of an exception that is sent."""
+
+    def __init__(self, code: int, *, why: str) -> None:
+        super().__init__(f"{code} for {why}")
+        self.why = why
+
+
+def refuse(code: int) -> None:
+    raise Refused(code, why="sums")
+
+
+def refuse_with_what_cannot_be_sent(code: int) -> None:
+    failure = Refused(code, why="sums")
+    failure.__dict__["lock"] = memoryview(b"")
+    raise failure
+
+
+def refuse_in_its_own_words(code: int) -> None:
+    class Own(Exception):
+        pass
+
+    raise Own(f"{code} for sums")
 
 
 @pytest.fixture
@@ -154,6 +180,32 @@ async def test_what_cannot_be_read_there_is_an_error_and_the_process_stays() -> 
         with pytest.raises(RuntimeError, match="cannot be sent"):
             await pool.run(memoryview, (b"",))
         assert await pool.run(os.getpid, ()) == pid
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [(refuse, Refused), (refuse_with_what_cannot_be_sent, Refused), (refuse_in_its_own_words, RuntimeError)],
+)
+async def test_a_failure_that_cannot_be_sent_whole_arrives_by_its_class_and_text(
+    function: Callable[[int], None], kind: type[Exception]
+) -> None:
+    async with pool_of(1) as pool:
+        pid = await pool.run(os.getpid, ())
+        with pytest.raises(kind, match="7 for sums") as caught:
+            await pool.run(function, (7,))
+        assert function.__name__ in str(caught.value.__cause__), "and it says where"
+        assert getattr(caught.value, "why", None) == ("sums" if function is refuse else None)
+        assert await pool.run(os.getpid, ()) == pid
+
+
+async def test_a_policy_knows_a_failure_of_a_process() -> None:
+    bus = Nexus("memory://", settings={"settle_interval": "5ms"})
+    bus.on("a", group="g", run_in="process", retry=Retry(5, base_s=0.0, never=(Refused,)))(refuse)
+    async with bus, asyncio.timeout(30):
+        await bus.publish("a", 7)
+        letter = await bus.dead_letters.first("g")
+        assert (letter.reason, letter.attempts) == ("not_retryable", 1)
+        assert "Refused: 7 for sums" in letter.history[0].error
 
 
 async def test_no_more_processes_than_the_limit() -> None:

@@ -178,6 +178,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], type[NexusError]]] = [
     ({"start": "tomorrow"}, {}, SettingsError),
     ({"until": float("nan")}, {}, SettingsError),
     ({"where": "type =="}, {}, FilterError),
+    ({"where": ""}, {}, FilterError),
     *(({}, {"rate": rate}, SettingsError) for rate in (float("nan"), float("inf"), 0, -1.0, "fast")),
     *(({}, {"id": id}, SettingsError) for id in ("a/b.c", "", "-", "a" * 94, 7)),
 ]

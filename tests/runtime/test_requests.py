@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from nexus import Closed, Event, HandlerError, InvalidEvent, Nexus, Overloaded, Publish
+from nexus.backends.memory import MemoryBackend
+from nexus.errors import Unavailable, UnknownOutcome
 from nexus.runtime import requests
 from nexus.runtime.requests import NoReply
+from nexus.testing.faults import Faulty
 
 
 async def test_no_more_wait_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,6 +35,26 @@ async def test_a_request_that_cannot_be_published_says_why() -> None:
     async with Nexus("memory://") as bus:
         with pytest.raises(InvalidEvent):
             await bus.request("no type")
+
+
+async def test_a_request_stands_only_if_it_is_known_to_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    faulty = Faulty(MemoryBackend())
+    async with Nexus(backend=faulty) as bus:
+        request = bus.event("quote.asked", 1)
+        faulty.hold("append")
+        with pytest.raises(UnknownOutcome, match="nobody knows") as caught:
+            await bus.request(request, timeout_s=0.05)
+        assert caught.value.retryable
+        faulty.let_go()
+        with pytest.raises(NoReply):
+            await bus.request(request, timeout_s=0.05)
+
+        async def wait_for_ever(*_: object) -> None:
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(requests, "starts", wait_for_ever)
+        with pytest.raises(Unavailable, match="nothing was published"):
+            await bus.request("quote.asked", 2, timeout_s=0.05)
 
 
 @pytest.mark.parametrize("store", ["memory", "sqlite"])

@@ -97,10 +97,14 @@ def loaded() -> None:
 
 
 def _open_streams() -> None:
-    """Open what was closed for this process, so that nothing else gets its number: no file of a store, no socket."""
+    """Open what was closed for this process, so that nothing else gets its number: no file of a store, no socket.
+
+    What is written to a stdout that was closed fails, as on a full disk: nobody has seen it.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8", errors="replace"))  # noqa: SIM115 - for good
+            number = os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
+            setattr(sys, name, open(number, mode, encoding="utf-8", errors="replace"))  # noqa: SIM115 - for good
 
 
 def _main(arguments: list[str]) -> None:

@@ -56,6 +56,8 @@ def load(name: str | None, *, backend: str | None = None, drain_s: float | None 
     module_name, _, attribute = (name or DEFAULT).partition(":")
     if module_name.endswith(".py"):
         module_name = module_name.removesuffix(".py").replace("/", ".").lstrip(".")
+    if not all(module_name.split(".")):
+        raise click.UsageError(f"{name!r} names no module; name the app as module:bus, such as shop:bus")
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:

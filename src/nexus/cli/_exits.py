@@ -66,7 +66,7 @@ _CODES: dict[str, int] = {
 }
 
 
-_NO_OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_NO_OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 
 def exit_code(error: NexusError) -> int:

@@ -62,7 +62,7 @@ class Chosen(NamedTuple):
 
     async def each(self, bus: Nexus) -> AsyncIterator[DeadLetterInfo]:
         """Give what the filters leave. Raises `FilterError`, `UnknownGroup`, `UnknownTopic`, `BadParameter`."""
-        wanted = compile_filter(self.where) if self.where else None
+        wanted = compile_filter(self.where) if self.where is not None else None
         if self.error is not None and not re.fullmatch(r"[0-9a-f]{12}", self.error):
             raise click.BadParameter(
                 f"{self.error!r} is no fingerprint; nexus dlq ls --by-error shows them", param_hint="--error"

@@ -28,8 +28,33 @@ no_color = click.option(
 )
 
 
+class Verb(click.Command):
+    """A command. Its arguments are text, but for names of files and what names a command: those may be any bytes."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        for parameter in self.params:
+            if not isinstance(parameter.type, click.Path | click.File) and parameter.name not in _SAY_THEMSELVES:
+                _refuse_no_text(ctx, parameter)
+        return rest
+
+
+_SAY_THEMSELVES = ("data", "program")
+"""A payload that is no UTF-8 is refused as any that is no JSON."""
+
+
+def _refuse_no_text(ctx: click.Context, parameter: click.Parameter) -> None:
+    """Raise `BadParameter` for bytes that are no UTF-8: they can neither be stored nor be looked for."""
+    value = ctx.params.get(parameter.name or "")
+    for text in value if isinstance(value, tuple) else (value,):
+        if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
+            raise click.BadParameter("this is not UTF-8", ctx, parameter)
+
+
 class Verbs(click.Group):
     """A group of commands."""
+
+    command_class = Verb
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -99,7 +124,7 @@ def command(name: str) -> Callable[[Callable[..., object]], click.Command]:
     """Make a command of a function; its line of help is the table's."""
 
     def made(function: Callable[..., object]) -> click.Command:
-        return click.command(name, short_help=COMMANDS.get(name))(no_color(function))
+        return click.command(name, cls=Verb, short_help=COMMANDS.get(name))(no_color(function))
 
     return made
 

@@ -136,10 +136,21 @@ async def opened(url: str | None) -> AsyncIterator[Nexus]:
 
 
 async def _name_others(bus: Nexus, error: UnknownTopic | UnknownGroup) -> None:
-    """Have an error about a name say the near one, or those that there are."""
+    """Have an error about a name that is not there say the near one, or those that there are.
+
+    What an error says of a name that is there, as that of a group that was removed, is more than that.
+    """
     with contextlib.suppress(NexusError):
-        names = await (topics_of(bus.backend) if isinstance(error, UnknownTopic) else groups_of(bus))
-        near = [near for word in re.findall(r"'([^']+)'", error.message) for near in get_close_matches(word, names, 1)]
+        if isinstance(error, UnknownTopic):
+            names, there = await topics_of(bus.backend), await bus.backend.topics()
+        else:
+            control = await bus.control.read_on()
+            names, there = await groups_of(bus), [*await bus.backend.groups(), *control.created, *control.removed]
+        quoted = re.findall(r"'([^']+)'", error.message)
+        wrong = [word for word in quoted if word not in there]
+        if error.hint is not None and not wrong:
+            return
+        near = [near for word in wrong for near in get_close_matches(word, names, 1)]
         known = ", ".join(names[:_KNOWN_SHOWN]) + (", …" if len(names) > _KNOWN_SHOWN else "")
         error.hint = f"did you mean {near[-1]!r}?" if near else f"known: {known or 'none'}"
 

@@ -16,6 +16,7 @@ import msgspec
 from nexus import Event, Nexus, NexusError
 from nexus.cli._exits import say
 from nexus.cli._store import is_own
+from nexus.config import check_topic_name
 from nexus.core.envelope import to_cloudevent
 from nexus.runtime.bounds import replay_of
 from nexus.spi.backend import TopicSpec
@@ -43,6 +44,7 @@ async def into_topic(
     elif go_on:
         raise click.UsageError(f"there is no topic {topic}; --resume goes on into the one that the replay began with")
     else:
+        check_topic_name(topic)  # else no program could name in its settings what is made here
         partitions = max((len(of) for of in ranges.values()), default=1)
         await bus.backend.ensure(TopicSpec(topic, partitions))
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import secrets
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -23,6 +26,9 @@ from nexus.cli._store import find, opened, url_option
 from nexus.cli._who import who
 from nexus.errors import NexusError, SettingsError, UnknownGroup, UnknownTopic
 from nexus.runtime.deadletters import DeadLetterInfo, DeadLetters, NotDead
+
+_NAME_CHARS = 40
+"""Of the file's name in that of its part: there is room for a few more characters."""
 
 
 @group("dlq")
@@ -172,22 +178,39 @@ def export(file: str, chosen: Chosen, url: str | None) -> None:
         count = asyncio.run(write(sys.stdout.buffer))
         sys.stdout.buffer.flush()
     else:
-        part = Path(f"{file}.part")  # a file of this name is whole
         try:
-            with part.open("wb") as stream:
+            with _whole(Path(file)) as stream:
                 count = asyncio.run(write(stream))
-            os.replace(part, file)
         except OSError as error:
             raise click.ClickException(f"{file} cannot be written: {error.strerror}") from error
-        finally:
-            part.unlink(missing_ok=True)
     say(f"exported {count}")
+
+
+@contextlib.contextmanager
+def _whole(file: Path) -> Iterator[IO[bytes]]:
+    """Open a file to be written: in its place only when it is whole. A pipe or a device is written as it is."""
+    if file.exists() and not file.is_file():
+        with file.open("wb") as stream:
+            yield stream
+        return
+    file = file.resolve()  # what a link leads to is replaced, not the link
+    part = file.with_name(f".{file.name[:_NAME_CHARS]}.{secrets.token_hex(4)}")
+    with part.open("xb") as stream:
+        try:
+            if file.exists():
+                shutil.copymode(file, part)
+            yield stream
+            stream.close()
+            os.replace(part, file)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
 
 
 def _check(ids: Sequence[str], everything: bool, chosen: Chosen) -> None:
     if bool(ids) == everything:
         raise click.UsageError("give IDs, or --all with filters")
-    if ids and any(chosen):
+    if ids and any(filter is not None for filter in chosen):
         raise click.UsageError("filters go with --all, not with IDs")
 
 

@@ -27,7 +27,7 @@ _SHORT = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
-FIELDS = ("id", "due_at", "type", "key", "cron", "zone")
+FIELDS = ("id", "due_at", "type", "key", "cron", "zone", "fault")
 
 
 @group("schedules")
@@ -39,13 +39,16 @@ def command() -> None:
 @output_option("table", "json", "yaml")
 @url_option
 def ls(output: str, url: str | None) -> None:
-    """List what is published later, the next first."""
+    """List what is published later, the next first.
+
+    `fault` is why this machine cannot tell when, such as that it does not know the time zone.
+    """
 
     async def read() -> list[dict[str, object]]:
         async with find(url).bus() as bus:
             return [
                 {"id": one.id, "due_at": shown_time(one.due), "type": one.type, "key": one.key, "cron": one.cron,
-                 "zone": one.zone}
+                 "zone": one.zone, "fault": one.fault}
                 for one in await bus.schedules.all()
             ]  # fmt: skip
 

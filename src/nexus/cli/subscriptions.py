@@ -15,7 +15,7 @@ from nexus.cli import _values
 from nexus.cli._asking import ask
 from nexus.cli._exits import say
 from nexus.cli._output import output_option, print_rows
-from nexus.cli._root import group
+from nexus.cli._root import Verb, group
 from nexus.cli._store import groups_of, opened, url_option
 from nexus.cli._who import who
 from nexus.core.control import Control
@@ -113,7 +113,7 @@ def alter(name: str, where: str | None, no_where: bool, url: str | None) -> None
     say(f"{name} is filtered" if where else f"{name} is not filtered any more")
 
 
-class _Seek(click.Command):
+class _Seek(Verb):
     """Takes -10m as the place that it is, and not as options."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -96,7 +96,7 @@ def _wanted(patterns: Sequence[str], where: str | None) -> Wanted:
     for pattern in patterns:
         validate_pattern(pattern)
     known = [Pattern(pattern) for pattern in patterns]
-    asked = compile_filter(where) if where else None
+    asked = compile_filter(where) if where is not None else None
 
     def wanted(event: Event[Any]) -> bool:
         if known and not any(pattern.matches(event.type) for pattern in known):

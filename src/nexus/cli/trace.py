@@ -22,6 +22,9 @@ from nexus.runtime.deadletters import DeadLetterInfo
 FIELDS = ("id", "causationid", "depth", "type", "key", "topic", "partition", "position", "recorded_at", "after_ms",
           "dead_in")  # fmt: skip
 
+_Place = tuple[str, int, int]
+"""Topic, partition and position."""
+
 
 @make_command("trace")
 @click.argument("id")
@@ -77,36 +80,57 @@ async def _read(url: str | None, id: str, place: _values.Place) -> tuple[list[Se
 
 
 def tree(seen: list[Seen], letters: list[DeadLetterInfo]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each event, causes before what they caused."""
-    by_id = {one.stored.event.id: one for one in seen}
-    dead: dict[str, list[str]] = {}
+    """Yield a row for each event, causes before what they caused.
+
+    Each is known by its place: an id may be there twice, of two sources or of a replay into a topic. A cause is named
+    by its id alone; the first with it is taken. Events that name each other as cause begin with the first of them.
+    """
+    first: dict[str, Seen] = {}
+    for one in seen:
+        first.setdefault(one.stored.event.id, one)
+    dead: dict[_Place, list[str]] = {}
     for letter in letters:
-        dead.setdefault(letter.event.id, []).append(letter.group)
-    below: dict[str | None, list[Seen]] = {}
-    for one in by_id.values():
-        cause = one.stored.event.causationid
-        below.setdefault(cause if cause in by_id and cause != one.stored.event.id else None, []).append(one)
-    waiting = [(one, 0) for one in reversed(below.get(None, []))]
-    while waiting:
-        one, depth = waiting.pop()
-        event = one.stored.event
-        after = None
-        if depth and event.causationid is not None:
-            after = round((one.stored.recorded_at - by_id[event.causationid].stored.recorded_at) * 1e3, 1)
-        yield {
-            "id": event.id,
-            "causationid": event.causationid,
-            "depth": depth,
-            "type": event.type,
-            "key": event.key,
-            "topic": one.topic,
-            "partition": one.partition,
-            "position": one.stored.position,
-            "recorded_at": shown_time(one.stored.recorded_at),
-            "after_ms": after,
-            "dead_in": sorted(dead.get(event.id, [])),
-        }
-        waiting += [(child, depth + 1) for child in reversed(below.get(event.id, []))]
+        dead.setdefault((letter.topic, letter.partition, letter.position), []).append(letter.group)
+    below: dict[_Place, list[Seen]] = {}
+    roots: list[Seen] = []
+    for one in seen:
+        cause = first.get(one.stored.event.causationid or "")
+        if cause is None or cause is one:
+            roots.append(one)
+        else:
+            below.setdefault(_place_of(cause), []).append(one)
+    told: set[_Place] = set()
+    for root in [*roots, *seen]:
+        waiting: list[tuple[Seen, Seen | None, int]] = [(root, None, 0)]
+        while waiting:
+            one, cause, depth = waiting.pop()
+            place = _place_of(one)
+            if place in told:
+                continue
+            told.add(place)
+            yield _row(one, cause, depth, dead.get(place, []))
+            waiting += [(child, one, depth + 1) for child in reversed(below.get(place, []))]
+
+
+def _place_of(one: Seen) -> _Place:
+    return one.topic, one.partition, one.stored.position
+
+
+def _row(one: Seen, cause: Seen | None, depth: int, dead_in: list[str]) -> dict[str, Any]:
+    event, recorded_at = one.stored.event, one.stored.recorded_at
+    return {
+        "id": event.id,
+        "causationid": event.causationid,
+        "depth": depth,
+        "type": event.type,
+        "key": event.key,
+        "topic": one.topic,
+        "partition": one.partition,
+        "position": one.stored.position,
+        "recorded_at": shown_time(recorded_at),
+        "after_ms": None if cause is None else round((recorded_at - cause.stored.recorded_at) * 1e3, 1),
+        "dead_in": sorted(dead_in),
+    }
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -30,7 +30,17 @@ from nexus.config.values import expanded, shown, where
 from nexus.errors import SettingsError
 from nexus.plugins import OWN, is_scheme
 
-__all__ = ["TABLE", "Loaded", "Origin", "PublishSettings", "Row", "Settings", "TopicSettings", "load"]
+__all__ = [
+    "TABLE",
+    "Loaded",
+    "Origin",
+    "PublishSettings",
+    "Row",
+    "Settings",
+    "TopicSettings",
+    "check_topic_name",
+    "load",
+]
 
 _TOPIC_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
@@ -110,7 +120,7 @@ def _checked(path: table.Path, found: Found, environment: Mapping[str, str]) -> 
     if row is None:
         raise _unknown(path, place)
     if path[0] == "topics":
-        _check_topic_name(path[1], place)
+        check_topic_name(path[1], place)
     value, variables = expanded(found, name, environment)
     if isinstance(value, str) and (found.text_only or variables):
         value = row.kind.parse(value)
@@ -144,12 +154,15 @@ def _unknown(path: table.Path, place: str) -> SettingsError:
     )
 
 
-def _check_topic_name(name: str, place: str) -> None:
+def check_topic_name(name: str, place: str = "") -> None:
+    """Raise `SettingsError` for what no topic can be named; ``place`` is where it was found, said first."""
     if not _TOPIC_NAME.fullmatch(name):
         hint = "1 to 100 lower-case letters, digits, '.', '_' or '-', the first a letter or a digit"
         raise SettingsError(f"{place}{name!r} cannot be the name of a topic", hint=hint)
     if name.split(".")[0] == "nexus":
         raise SettingsError(f"{place}topics named nexus belong to Nexus itself")
+    if name.endswith(".park"):
+        raise SettingsError(f"{place}{name!r}: names that end in .park are those of parking topics")
 
 
 def _refuse_equal_names(origins: Mapping[str, Origin]) -> None:

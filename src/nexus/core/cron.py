@@ -25,11 +25,16 @@ _FIRST_WINDOW_S = 3_600.0
 
 def check(cron: str, zone: str) -> None:
     """Raise `SettingsError` for what is no cron expression or no time zone."""
+    if len(cron.split()) > 5:  # cronsim takes six for one with seconds, and has other rules for it
+        raise SettingsError(f"{cron!r} has more than five fields", hint="minute hour day month weekday")
     next(firings(cron, zone, 0.0))
 
 
 def firings(cron: str, zone: str, after: float) -> Iterator[float]:
-    """Yield the times, in seconds since 1970, at which a schedule fires after a time. Raises `SettingsError`."""
+    """Yield the times, in seconds since 1970, at which a schedule fires after a time, each later than the one before.
+
+    Raises `SettingsError`.
+    """
     try:
         start = datetime.fromtimestamp(after, UTC).astimezone(ZoneInfo(zone))
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
@@ -38,7 +43,12 @@ def firings(cron: str, zone: str, after: float) -> Iterator[float]:
         times = CronSim(cron, start)
     except CronSimError as error:
         raise SettingsError(f"{cron!r} is no cron expression: {error}", hint="minute hour day month weekday") from error
-    yield from (time.timestamp() for time in times)
+    last = after
+    for time in times:
+        # Begun in the second of two equal hours, cronsim also tells a job's time in the first, which is over.
+        if (fires_at := time.timestamp()) > last:
+            last = fires_at
+            yield fires_at
     raise SettingsError(f"{cron!r} does not fire within fifty years")
 
 

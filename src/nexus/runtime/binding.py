@@ -11,6 +11,7 @@ A handler says by its annotations what it wants, and pays only for that:
 
 from __future__ import annotations
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable
@@ -49,8 +50,8 @@ class Binding:
     def __init__(self, handler: Callable[..., Any], run_in: RunIn = "auto") -> None:
         """Raises `HandlerError` for a signature that cannot be called with an event."""
         self.handler = handler
-        self.name = f"{handler.__module__}.{handler.__qualname__}"
-        is_async = inspect.iscoroutinefunction(handler)
+        self.name = f"{_behind(handler).__module__}.{name_of(handler)}"
+        is_async = inspect.iscoroutinefunction(_function_of(handler))
         if is_async and run_in in ("thread", "process"):
             raise HandlerError(f"handler {self.name} is async; it runs on the loop, not in a {run_in}")
         if not is_async and run_in == "loop":
@@ -78,7 +79,7 @@ class Binding:
 
     def _refuse_guesses(self, handler: Callable[..., Any], builders: list[Callable[..., Any]]) -> None:
         """Raise `HandlerError` for a parameter without a type beside another for the payload: both would get it."""
-        parameters = inspect.signature(handler).parameters.values()
+        parameters = _open_parameters(handler)
         payloads = [one for one, build in zip(parameters, builders, strict=True) if build not in (_event, _context)]
         untyped = [one.name for one in payloads if one.annotation is one.empty]
         if untyped and len(payloads) > 1:
@@ -95,16 +96,47 @@ class Binding:
         return lambda event, context: tuple([build(event, context) for build in builders])
 
 
+def name_of(handler: Callable[..., Any]) -> str:
+    """Return what a handler is called: a partial like its function, an object like its class.
+
+    Raises `HandlerError` for what cannot be called.
+    """
+    if not callable(handler):
+        raise HandlerError(f"{handler!r} is no handler", hint="give a function, or an object that can be called")
+    behind = _behind(handler)
+    name = getattr(behind, "__qualname__", None)
+    return name if isinstance(name, str) else type(behind).__qualname__
+
+
+def _behind(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what a partial completes."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    return handler
+
+
+def _function_of(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function that runs, which knows its annotations: of an object that can be called its ``__call__``."""
+    behind = _behind(handler)
+    return behind if hasattr(behind, "__qualname__") else type(behind).__call__
+
+
+def _open_parameters(handler: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Return the parameters that are to be filled: not those that a partial fills by their names."""
+    filled = handler.keywords if isinstance(handler, functools.partial) else {}
+    return [one for one in inspect.signature(handler).parameters.values() if one.name not in filled]
+
+
 def _parameters(handler: Callable[..., Any], name: str) -> list[tuple[inspect.Parameter, Any]]:
     try:
-        hints = typing.get_type_hints(handler)
+        hints = typing.get_type_hints(_function_of(handler))
     except NameError as error:
         raise HandlerError(
             f"handler {name} has an annotation that cannot be resolved: {error}",
             hint="define the type at module level, before the bus starts",
         ) from error
     found = []
-    for parameter in inspect.signature(handler).parameters.values():
+    for parameter in _open_parameters(handler):
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.KEYWORD_ONLY):
             raise HandlerError(f"handler {name}: parameter {parameter} cannot be filled", hint="use plain parameters")
         found.append((parameter, hints.get(parameter.name, parameter.empty)))

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import multiprocessing
 import multiprocessing.reduction
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 _LOAD = None
 """Stands in the place of arguments: find the function, and do not call it."""
+_PICKLE = multiprocessing.reduction.ForkingPickler
 
 
 class HandlerProcessDied(Exception):
@@ -62,7 +64,7 @@ class ProcessPool:
             self._idle.append(slot)
         if answered:
             return value
-        raise value
+        raise value.failure() if isinstance(value, _Told) else value
 
     def _take(self) -> _Slot:
         """Take a process that is ready, else one that is starting, else start one."""
@@ -215,13 +217,54 @@ def _serve(pipe: Connection) -> None:
 
 def _answer(message: bytes) -> Any:
     """Do what is asked; return what came of it, as it is sent."""
-    pickle = multiprocessing.reduction.ForkingPickler
     try:
-        function, arguments = pickle.loads(message)
+        function, arguments = _PICKLE.loads(message)
         answer = (True, None if arguments is _LOAD else function(*arguments))
-    except Exception as failure:
-        answer = (False, failure)
+    except (Exception, SystemExit) as failure:
+        return _PICKLE.dumps((False, _sendable(failure)))
     try:
-        return pickle.dumps(answer)
+        return _PICKLE.dumps(answer)
     except Exception as unsendable:
-        return pickle.dumps((False, RuntimeError(f"the result cannot be sent between processes: {unsendable}")))
+        return _PICKLE.dumps((False, RuntimeError(f"the result cannot be sent between processes: {unsendable}")))
+
+
+class HandlerProcessTrace(Exception):
+    """Where in its process a handler failed; the cause of a failure that could not be sent as it was."""
+
+
+class _Told:
+    """What can be told of a failure that cannot be sent as it is."""
+
+    def __init__(
+        self, kind: type[BaseException], arguments: tuple[object, ...], attributes: dict[str, object], trace: str
+    ) -> None:
+        self._kind = kind
+        self._arguments = arguments
+        self._attributes = attributes
+        self._trace = trace
+
+    def failure(self) -> BaseException:
+        """Make one of its class, without the ``__init__``: that may want what was not kept."""
+        failure = self._kind.__new__(self._kind)
+        failure.args = self._arguments
+        vars(failure).update(self._attributes)
+        failure.__cause__ = HandlerProcessTrace(self._trace)
+        return failure
+
+
+def _sendable(failure: BaseException) -> BaseException | _Told:
+    """Return a failure, or as much of it as arrives; its class, so that a policy knows it, if that can be found."""
+    kind, text = type(failure), ""
+    with contextlib.suppress(Exception):
+        text = str(failure)
+    trace = "".join(traceback.format_exception(failure))
+    for made in (
+        failure,
+        _Told(kind, failure.args, vars(failure), trace),
+        _Told(kind, (text,), {}, trace),
+    ):
+        with contextlib.suppress(Exception):
+            received = _PICKLE.loads(_PICKLE.dumps(made))
+            if isinstance(received.failure() if isinstance(received, _Told) else received, kind):
+                return made
+    return _Told(RuntimeError, (f"{kind.__qualname__}: {text}",), {}, trace)

@@ -15,7 +15,7 @@ from nexus.core.lifecycle import is_request
 from nexus.core.policy import OnDead, Policy
 from nexus.core.retry import Retry
 from nexus.errors import HandlerError
-from nexus.runtime.binding import Binding, RunIn
+from nexus.runtime.binding import Binding, RunIn, name_of
 from nexus.runtime.subscription import Group, Subscription, check_unique
 
 LostCursor = Literal["stop", "checkpoint", "earliest"]
@@ -78,7 +78,7 @@ class Handlers:
 
         Raises `HandlerError`, `FilterError`.
         """
-        name = group or re.sub(r"[^A-Za-z0-9_-]+", "-", handler.__qualname__).strip("-")
+        name = group or re.sub(r"[^A-Za-z0-9_-]+", "-", name_of(handler)).strip("-")
         own = self._group(name, handler, patterns, where, wishes)
         known = self.groups.get(name)
         if known is None:
@@ -95,7 +95,7 @@ class Handlers:
 
     def add_named(self, handler: Callable[..., Any], name: str | None, wishes: Wishes) -> None:
         """Keep a handler for groups that are created by its name. Raises `HandlerError`."""
-        own = name or handler.__name__
+        own = name or name_of(handler).rpartition(".")[2]
         if own in self._named:
             raise HandlerError(f"two handlers are named {own!r}", hint="give one of them another name")
         self._named[own] = self._group(own, handler, (), None, wishes)
@@ -106,7 +106,7 @@ class Handlers:
         binding = Binding(handler, wishes.run_in)
         policy = Policy(on_dead=wishes.on_dead, ordered=wishes.ordered, hold_s=wishes.hold_s)
         group = Group(checked_group(name), policy, wishes.workers or self._workers, wishes.start, wishes.lost_cursor)
-        where_filter = compile_filter(where) if where else None
+        where_filter = compile_filter(where) if where is not None else None
         plain = binding.run_in == "loop" and wishes.timeout_s is None and not wishes.lifecycle
         if wishes.lifecycle and (binding.batch or not all(map(is_request, patterns))):
             raise HandlerError(
@@ -122,15 +122,28 @@ class Handlers:
         return group
 
     def include(self, other: Handlers) -> None:
-        """Have those of another program too. Raises `HandlerError` if both know a group and disagree about it."""
+        """Have those of another program too. Raises `HandlerError` if both know a group and disagree about it.
+
+        Also if both have a handler of one name. Nothing is taken then.
+        """
+        for name, theirs in other.groups.items():
+            ours = self.groups.get(name)
+            if ours is None:
+                continue
+            if (ours.policy, ours.start, ours.lost_cursor) != (theirs.policy, theirs.start, theirs.lost_cursor):
+                raise HandlerError(
+                    f"group {name} is registered on both with different on_dead, ordered, hold_s, start or lost_cursor",
+                    hint="these belong to the whole group; say the same on both",
+                )
+            for subscription in theirs.subscriptions:
+                check_unique(ours.subscriptions, subscription)
+        for name in self._named.keys() & other._named.keys():
+            raise HandlerError(f"both have a handler named {name!r}", hint="give one of them another name")
         for name, theirs in other.groups.items():
             ours = self.groups.setdefault(
                 name, Group(name, theirs.policy, theirs.workers, theirs.start, theirs.lost_cursor)
             )
-            if ours.policy != theirs.policy:
-                raise HandlerError(f"group {name} is registered on both with different on_dead, ordered or hold_s")
             for subscription in theirs.subscriptions:
-                check_unique(ours.subscriptions, subscription)
                 ours.add(subscription)
         self._named |= other._named
 

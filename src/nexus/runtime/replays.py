@@ -58,7 +58,7 @@ class Selection(msgspec.Struct, frozen=True):
 
     def filter(self) -> str | None:
         """All conditions as one filter."""
-        parts = [f"({self.where})"] if self.where else []
+        parts = [f"({self.where})"] if self.where is not None else []
         parts += [f"key == {_literal(self.key)}"] if self.key is not None else []
         if self.correlationid is not None:
             text = _literal(self.correlationid)

@@ -13,7 +13,7 @@ from typing import Any
 
 from nexus.core.lifecycle import is_request, stage_of
 from nexus.core.pattern import Pattern, validate_pattern
-from nexus.errors import Closed, NexusError, Overloaded
+from nexus.errors import Closed, NexusError, Overloaded, Unavailable, UnknownOutcome
 from nexus.event import Event
 from nexus.runtime.publisher import Receipt
 from nexus.runtime.reading import At, merged, starts
@@ -69,8 +69,8 @@ class Requests:
         """Publish a request; return the first event that it caused and whose type matches one of the patterns.
 
         Without patterns: ``success`` or ``failed`` of a request (`nexus.core.lifecycle`), else any that it caused. One
-        that was published before may have been answered before: that is read back. Raises `NoReply`, `Overloaded`,
-        `Closed`, and what publishing raises.
+        that was published before may have been answered before: that is read back. Raises `NoReply`, `UnknownOutcome`
+        if publishing took all of the time, `Overloaded`, `Closed`, and what publishing raises.
         """
         if self._count >= WAITING_LIMIT:
             raise Overloaded(f"{WAITING_LIMIT:,} requests wait already; nothing was published", retry_after_s=1.0)
@@ -79,17 +79,28 @@ class Requests:
             replies = [stage_of(event.type, "success"), stage_of(event.type, "failed")] if lives else ["**"]
         for pattern in replies:
             validate_pattern(pattern)
+        begun = stands = False
         try:
             async with asyncio.timeout(timeout_s) as until:
                 with self._listed(event.id, _Waiter(replies, until)) as waiter:
                     await self._listen()
+                    begun = True
                     receipt = await publish(event)
+                    stands = True
                     if receipt.duplicate:
                         await self._look_back(event, receipt, waiter)
                     return await waiter.reply
         except TimeoutError:
             if self._closed:
-                raise Closed("the bus was closed", hint="the request stands, and may still be handled") from None
+                hint = "the request stands, and may still be handled" if stands else "the request may not be stored"
+                raise Closed("the bus was closed", hint=hint) from None
+            if not begun:
+                raise Unavailable(f"the store did not answer within {timeout_s:g} s; nothing was published") from None
+            if not stands:
+                raise UnknownOutcome(
+                    f"{event.type} {event.id} was not confirmed within {timeout_s:g} s: stored or not, nobody knows",
+                    hint="ask again with the same event: it is stored once",
+                ) from None
             raise NoReply(
                 f"nobody answered {event.type} {event.id} within {timeout_s:g} s",
                 hint="does a group run that handles it, and does its handler return something?",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from itertools import islice
 from typing import Any
 
 import msgspec
@@ -35,13 +35,15 @@ class Scheduled(msgspec.Struct, frozen=True):
 
     id: str
     """The event's id, or the schedule's name."""
-    due: float
-    """When it is published next, seconds since 1970."""
+    due: float | None
+    """When it is published next, seconds since 1970; None where this machine cannot tell."""
     type: str
     key: str | None
     cron: str | None = None
     """Of a schedule, with its time zone."""
     zone: str | None = None
+    fault: str | None = None
+    """Why this machine cannot tell when it is published next, such as that it does not know the zone."""
 
 
 class Schedules:
@@ -132,18 +134,22 @@ class Schedules:
             await self._control.write(wanted)
 
     async def all(self) -> list[Scheduled]:
-        """Return what is published later, the next first."""
-        found = [
-            Scheduled(name, next(islice(cron.firings(one.cron, one.zone, self._clock.now()), 1)), one.type, one.key,
-                      one.cron, one.zone)
-            for name, one in (await self._control.read_on()).schedules.items()
-        ]  # fmt: skip
+        """Return what is published later, the next first; last that of which this machine cannot tell when."""
+        found = [self._recurring(one) for one in (await self._control.read_on()).schedules.values()]
         for partition in range(SPEC.partitions):
             fold = await self._fold(partition)
             for (_, id), pending in fold.pending.items():
                 event = (pending.later or await self._journal.load(partition, pending.place)).event
                 found.append(Scheduled(id, pending.due, event.type, event.key))
-        return sorted(found, key=lambda one: one.due)
+        return sorted(found, key=lambda one: math.inf if one.due is None else one.due)
+
+    def _recurring(self, schedule: Schedule) -> Scheduled:
+        due, fault = None, None
+        try:
+            due = next(cron.firings(schedule.cron, schedule.zone, self._clock.now()))
+        except SettingsError as error:
+            fault = error.message
+        return Scheduled(schedule.name, due, schedule.type, schedule.key, schedule.cron, schedule.zone, fault)
 
     async def cancel(self, id: str, *, who: str = "") -> None:
         """Have an event never be published, or a schedule end. Raises `UnknownSchedule`, `BackendError`.

@@ -37,6 +37,8 @@ PART_LIMIT_CHARS = 800
 DELAY_LIMIT_S = 100 * 365.25 * 86_400
 _TURN_S = 0.005  # workers whose handlers never wait give the loop back at least this often
 TIME_LIMIT = "time limit"
+FAILURES = (Exception, SystemExit)
+"""What a handler raises when its attempt has failed. `sys.exit` is one: an event does not decide when a worker ends."""
 current_event: contextvars.ContextVar[Event[Any] | None] = contextvars.ContextVar("nexus_event", default=None)
 
 
@@ -139,7 +141,7 @@ class Workers:
             if outcome is None:
                 self._consumer.ended(delivery, CANCELLED)
                 raise
-        except Exception as failure:
+        except FAILURES as failure:
             outcome = self._outcome_of_failure(failure, delivery, route, called)
         except BaseException:
             self._consumer.ended(delivery, CANCELLED)
@@ -175,7 +177,11 @@ class Workers:
     ) -> Outcome | None:
         if route is None:
             return ACK  # parked once, and no handler wants it any more
-        if event.expirytime is not None and event.expirytime.timestamp() <= now:
+        if (
+            event.expirytime is not None
+            and event.expirytime.timestamp() <= now
+            and not _is_wanted_again(delivery, event)
+        ):
             self._consumer.stats.expired += 1
             return ACK
         if delivery.lane.owner.on_probation and delivery.attempt > route.retry.most_attempts + INTERRUPTED_LIMIT:
@@ -209,13 +215,14 @@ class Workers:
         return self._failed(route, delivery, failure)
 
     def _outcome_of_failure(
-        self, failure: Exception, delivery: Delivery, route: Subscription | None, called: bool
+        self, failure: BaseException, delivery: Delivery, route: Subscription | None, called: bool
     ) -> Outcome | Cancelled:
         if isinstance(failure, Undecodable):  # no retry can make the bytes fit
             return DeadLetter("undecodable", describe(failure.__cause__ or failure))
         if not called or route is None:  # the store failed before anything was tried
             log.warning("group %s: %s", self._consumer.group.name, failure)
-            return CANCELLED if not delivery.parked else RetryIn(1.0, clean_text(str(failure)))
+            waits = delivery.parked or (route is not None and route.lifecycle)  # else it would be tried at once, again
+            return RetryIn(1.0, clean_text(str(failure))) if waits else CANCELLED
         return self._failed(route, delivery, failure)
 
     async def _invoke(self, run: _Run, route: Subscription, arguments: tuple[Any, ...]) -> Any:
@@ -243,7 +250,7 @@ class Workers:
                 self._threads = concurrent.futures.ThreadPoolExecutor(self._count, f"nexus-{self._consumer.group.name}")
             run.cancellable = False  # a thread cannot be stopped: its lane stays taken until it returns
             work = contextvars.copy_context().run
-            call = asyncio.get_running_loop().run_in_executor(self._threads, work, binding.handler, *arguments)
+            call = asyncio.get_running_loop().run_in_executor(self._threads, work, _called, binding.handler, arguments)
             return await self._outlast(call)
         finally:
             run.deadline = None
@@ -270,7 +277,7 @@ class Workers:
             replay_of(delivery.event) if delivery.event is not None else None,
         )
 
-    def _failed(self, route: Subscription, delivery: Delivery, failure: Exception) -> Outcome:
+    def _failed(self, route: Subscription, delivery: Delivery, failure: BaseException) -> Outcome:
         """Turn a failure into an outcome, by the subscription's policy."""
         decided = route.retry.decide(attempt=delivery.attempt, failure=failure, dice=random.random())
         if isinstance(decided, Ack):
@@ -281,7 +288,7 @@ class Workers:
             self._consumer.group.name,
             route.binding.name,
             delivery.attempt,
-            failure,
+            error.partition("\n")[0],
         )
         return checked(_with_error(decided, error))
 
@@ -361,7 +368,7 @@ class Workers:
                 raise
             for index, given in zip(called, decided, strict=True):
                 outcomes[index] = given or CANCELLED
-        except Exception as failure:
+        except FAILURES as failure:
             for index in called:
                 outcomes[index] = self._failed(route, batch[index], failure)
         return outcomes
@@ -439,6 +446,19 @@ class _Run:
         self.task.uncancel()
 
 
+def _is_wanted_again(delivery: Delivery, event: Event[Any]) -> bool:
+    """Whether an operator asked for this event, by requeueing it or by a replay: then its expiry does not count."""
+    return delivery.round > 0 or replay_of(event) is not None
+
+
+def _called(handler: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Call a plain handler, in a thread. A future takes no StopIteration: whoever waits for it would wait for ever."""
+    try:
+        return handler(*arguments)
+    except StopIteration as failure:
+        raise RuntimeError("the handler raised StopIteration") from failure
+
+
 class Undecodable(Exception):
     """The payload is not what the handler takes."""
 
@@ -448,7 +468,7 @@ def _decoded(build: Callable[..., Any], event: Event[Any], *context: Any) -> Any
         return build(event, *context)
     except BackendError:  # the partition was lost meanwhile
         raise
-    except Exception as error:
+    except FAILURES as error:
         raise Undecodable(str(error)) from error
 
 

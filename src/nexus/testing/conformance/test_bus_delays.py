@@ -117,6 +117,7 @@ async def test_a_recurring_event_is_published_at_each_of_its_times_by_one_proces
     assert await one.schedules.all() == await other.schedules.all()
     (listed,) = [scheduled for scheduled in await one.schedules.all() if scheduled.id == name]
     assert (listed.type, listed.cron, listed.zone) == ("hour.began", "0 * * * *", "UTC")
+    assert listed.due is not None
     assert clock.now() < listed.due <= clock.now() + 3_600
     await one.schedules.fire(name)
     await recorder.until(lambda recorder: sum(event.key == name for event in recorder.done) >= 4)
