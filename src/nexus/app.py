@@ -25,7 +25,7 @@ from nexus.core.plan import check_durability
 from nexus.core.policy import OnDead, Policy
 from nexus.core.probation import Turn
 from nexus.core.retry import Retry
-from nexus.errors import Closed, HandlerError, InvalidEvent, NexusError, SettingsError
+from nexus.errors import Closed, HandlerError, InvalidEvent, NexusError
 from nexus.event import JSON, Event, is_json
 from nexus.plugins import make_backend
 from nexus.runtime.binding import Binding, RunIn
@@ -260,9 +260,6 @@ class Nexus:
             raise
 
     def _make_publisher(self) -> Publisher:
-        for name in self.settings.topics:
-            if name.endswith(".park"):
-                raise SettingsError(f"topics.{name}: names that end in .park are those of parking topics")
         specs = {
             name: TopicSpec(name, topic.partitions, topic.retention_age_s, topic.retention_size_bytes)
             for name, topic in self.settings.topics.items()
@@ -677,8 +674,8 @@ class Nexus:
 
         ``replies``: patterns of the reply's type; default: ``success`` and ``failed`` of a type that ends in
         ``requested``, any of another. The rest is as for `publish`. Raises `NoReply` after ``timeout_s``: the request
-        stands, and may still be handled; ask again with the same event. Raises `Closed` if the bus is closed meanwhile,
-        and what `publish` raises.
+        stands, and may still be handled; ask again with the same event. Raises `UnknownOutcome` if publishing took all
+        of the time, `Closed` if the bus is closed meanwhile, and what `publish` raises.
         """
         event = type if isinstance(type, Event) else self.event(type, data, key=key, **attributes)
         if self._requests is None:
