@@ -6,7 +6,8 @@ only there it is known whether it was granted, and every other reader comes to t
 A journal does not grow for ever: after some records, whoever wrote the last one writes a snapshot of the fold and
 trims what stands below it. A reader that finds the beginning gone goes on at the first snapshot that reaches back to
 what is kept. A broker may also forget the beginning by its own rules; as long as it keeps more than twice the distance
-of two snapshots, one is always there.
+of two snapshots, one is always there. Where a broker cannot forget on request, a journal is long, and its reader begins
+at a snapshot near the end.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import uuid4
+
+import msgspec
 
 from nexus.clock import Clock
 from nexus.errors import NexusError, UnknownOutcome
@@ -33,6 +36,8 @@ RECORD_TYPE = "nexus.journal.record"
 _MSGPACK = "application/msgpack"
 _READ_EVENTS = 1_000
 _READ_BYTES = 8 * 1024 * 1024
+_FOLD_EVENTS = 100
+"""Records that are folded in before others get their turn on the loop."""
 
 
 class Fold(Protocol):
@@ -93,21 +98,81 @@ class Replica(Generic[F]):
             began = self._clock.monotonic()
             more = True
             while more:
-                (part,) = await self._log.read(
-                    [Want(self.topic, 0, self._next, _READ_EVENTS)], _READ_BYTES, fresh=fresh or not self._started
-                )
-                if not self._started:
-                    await self._start(part)
-                    more = False
-                else:
-                    if part.trimmed is not None:  # so far behind that the journal was cut short meanwhile
-                        self._next, self._started = 0, False
-                        continue
-                    self._fold_in(part.events)
-                    self._next = max(self._next, part.next)
-                    more = part.more
+                part = await (self._page(self._next, fresh=fresh) if self._started else self._begin())
+                if part.trimmed is not None:  # so far behind that the journal was cut short meanwhile
+                    self._started = False
+                    continue
+                await self._take(part.events)
+                self._next = max(self._next, part.next)
+                more = part.more
             if fresh:
                 self.confirmed_at = began
+
+    async def _page(self, position: int, *, fresh: bool = True) -> Slice:
+        (part,) = await self._log.read([Want(self.topic, 0, position, _READ_EVENTS)], _READ_BYTES, fresh=fresh)
+        return part
+
+    async def _begin(self) -> Slice:
+        """Find where to begin; return what is to be folded in first, and where to go on.
+
+        The fold is the journal's from then on: whatever fails later, it goes on where it stands.
+        """
+        start = await self._near_end()
+        while True:
+            part = await self._page(start)
+            if start == 0 and part.trimmed is None:
+                self._next, self._started = 0, True
+                return part
+            found = await self._from_snapshot(part, max(start, part.trimmed or 0))
+            if found is not None:
+                self._started = True
+                return found
+            start = 0
+
+    async def _near_end(self) -> int:
+        """Return a position above which there are snapshots, as a rule; 0 where the journal is short anyway."""
+        if self._log.capabilities.trim:
+            return 0
+        state = await self._log.describe(self.topic)
+        return max(0, state.end[0] - 3 * SNAPSHOT_EVERY)
+
+    async def _from_snapshot(self, part: Slice, low: int) -> Slice | None:
+        """Restore the first snapshot that reaches back to ``low``, where ``part`` begins; return all that was read.
+
+        None if it must be begun again, at the beginning of the journal.
+        """
+        kept = part.trimmed is not None
+        events: list[Stored] = []
+        while True:
+            for stored in part.events:
+                record = self._record(stored)
+                if isinstance(record, self._snapshot) and record.through + 1 >= low:  # type: ignore[attr-defined]
+                    self.fold.restore(record)
+                    self._next = record.through + 1  # type: ignore[attr-defined]
+                    return msgspec.structs.replace(part, events=[*events, *part.events], trimmed=None)
+            events += part.events
+            if not part.more:
+                break
+            await asyncio.sleep(0)
+            part = await self._page(part.next)
+            if part.trimmed is not None:
+                return None
+        if not kept:
+            return None
+        log.warning("%s begins at position %d, and no snapshot reaches back to it", self.topic, low)
+        self._next = 0
+        return msgspec.structs.replace(part, events=events, trimmed=None)
+
+    async def _take(self, events: Sequence[Stored]) -> None:
+        """Fold in many records, and let others have their turn between."""
+        for at in range(0, len(events), _FOLD_EVENTS):
+            if at:
+                await asyncio.sleep(0)
+            some = events[at : at + _FOLD_EVENTS]
+            self._fold_in(some)
+            self._next = max(self._next, some[-1].position + 1)
+        if len(events) >= _READ_EVENTS:
+            await asyncio.sleep(0)
 
     async def submit(self, record: Any) -> Any:
         """Append a record, fold it in, and return what the fold answers.
@@ -159,24 +224,6 @@ class Replica(Generic[F]):
         except Exception as error:  # somebody else wrote into it; every reader passes over it alike
             log.warning("%s, position %d, is no record: %s", self.topic, stored.position, error)
             return None
-
-    async def _start(self, part: Slice) -> None:
-        """Read the journal from where it begins."""
-        trimmed = part.trimmed
-        events = list(part.events)
-        while part.more:
-            (part,) = await self._log.read([Want(self.topic, 0, part.next, _READ_EVENTS)], _READ_BYTES, fresh=True)
-            events += part.events
-        if trimmed is not None:
-            for stored in events:
-                record = self._record(stored)
-                if isinstance(record, self._snapshot) and record.through + 1 >= trimmed:  # type: ignore[attr-defined]
-                    self.fold.restore(record)
-                    self._next = record.through + 1  # type: ignore[attr-defined]
-                    break
-        self._started = True
-        self._fold_in(events)
-        self._next = max(self._next, part.next)
 
     async def _write_snapshot(self) -> None:
         """Make the journal short. What fails here is tried again after the next record."""
