@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nexus.clock import SYSTEM_CLOCK
 from nexus.coordination import replica
 from nexus.coordination.replica import Replica
-from nexus.errors import Unavailable
+from nexus.errors import NexusError, PayloadTooLarge, Unavailable
 from nexus.event import Event
 from nexus.spi.backend import Appended, Slice, Stored, TopicSpec, Want
 from nexus.spi.log import Log, LogCapabilities, LogState
@@ -231,6 +231,37 @@ async def test_others_have_their_turn_while_a_journal_is_read() -> None:
         await asyncio.sleep(0)
     assert one.fold.words == words
     assert most <= replica._FOLD_EVENTS
+
+
+async def test_a_snapshot_that_is_refused_is_told_once_for_each_reason(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(replica, "SNAPSHOT_EVERY", 5)
+    log = Paper()
+    plain = log.append
+    error: NexusError = PayloadTooLarge("1,200,000 bytes are over the limit")
+
+    async def refuse(topic: str, batch: Sequence[tuple[int, Event[object]]], *, dedup: bool) -> list[Appended]:
+        if isinstance(decoder.decode(batch[0][1].body), Snapshot):
+            raise error
+        return await plain(topic, batch, dedup=dedup)
+
+    log.append = refuse  # type: ignore[method-assign]
+    one = follower(log)
+    await one.refresh()
+    for number in range(20):
+        assert await one.submit(Say(number)) == number + 1
+    assert caplog.messages == ["journal is not made short, and grows: 1,200,000 bytes are over the limit"]
+    error = Unavailable("the broker is away")
+    for number in range(20, 40):
+        assert await one.submit(Say(number)) == number + 1
+    assert caplog.messages[1:] == ["journal is not made short, and grows: the broker is away"]
+    assert log.first == 0
+    log.append = plain  # type: ignore[method-assign]
+    for number in range(40, 60):
+        await one.submit(Say(number))
+    assert log.first > 0
+    assert one.fold.words == list(range(60))
 
 
 async def test_a_journal_whose_beginning_is_lost_says_so(caplog: pytest.LogCaptureFixture) -> None:

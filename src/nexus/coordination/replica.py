@@ -13,7 +13,6 @@ at a snapshot near the end.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -84,6 +83,8 @@ class Replica(Generic[F]):
         self._snapshot_from = 0
         self._reading = asyncio.Lock()
         self._answers: dict[str, asyncio.Future[Any]] = {}
+        self._reasons: set[str] = set()
+        """Codes of the errors for which it was said that no snapshot could be written."""
 
     async def create(self) -> None:
         """Make the journal, unless it is there."""
@@ -226,11 +227,19 @@ class Replica(Generic[F]):
             return None
 
     async def _write_snapshot(self) -> None:
-        """Make the journal short. What fails here is tried again after the next record."""
+        """Make the journal short. What fails here is tried again after as many records."""
         self._since_snapshot = 0
         through, before = self._next - 1, self._snapshot_from
         record = self.fold.snapshot(through)
-        with contextlib.suppress(NexusError):
+        try:
             await self._log.append(self.topic, [(0, self._event(record))], dedup=False)
             # Only what the snapshot before holds: a reader that is just starting may stand above it.
             await self._log.trim(self.topic, 0, before)
+        except NexusError as error:
+            self._stays_long(error)
+
+    def _stays_long(self, error: NexusError) -> None:
+        """Say why the journal is not made short, once for each reason: it grows, and who starts reads it for longer."""
+        if error.code not in self._reasons:
+            self._reasons.add(error.code)
+            log.warning("%s is not made short, and grows: %s", self.topic, error.message)
