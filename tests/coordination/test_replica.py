@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from random import Random
 from typing import Any
 
 import msgspec
@@ -23,6 +23,7 @@ from nexus.spi.log import Log, LogCapabilities, LogState
 
 class Say(msgspec.Struct, frozen=True, tag="say"):
     word: int
+    weight: bytes = b""
 
 
 class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
@@ -53,9 +54,11 @@ class Words:
 class Paper(Log):
     """A journal in memory, whose broker cuts it off or fails in the middle of a reader's pages."""
 
-    def __init__(self, *, trim: bool = True, page: int = 1_000) -> None:
+    def __init__(self, *, trim: bool = True, page: int = 1_000, body: int = 1 << 20, kept: int = 1 << 40) -> None:
+        """``body``: what an event takes at most; ``kept``: bytes of bodies beyond which the oldest go."""
         self.name = "paper"
-        self.capabilities = LogCapabilities("none", True, trim, 1 << 20)
+        self.capabilities = LogCapabilities("none", True, trim, body)
+        self.kept = kept
         self.events: list[Event[object]] = []
         self.first = 0
         self.page = page
@@ -64,10 +67,8 @@ class Paper(Log):
         self.reads = 0
         self.handed_out = 0
         self.created: list[TopicSpec] = []
-
-    def write(self, record: Say | Snapshot) -> None:
-        now = datetime(2026, 1, 1, tzinfo=UTC)
-        self.events.append(Event(str(len(self.events)), "/t", "t", now, None, msgspec.msgpack.encode(record)))
+        self.snapshots: list[tuple[int, int]] = []
+        """Where they stand, and where the records begin that are not in them."""
 
     async def create(self, topic: TopicSpec) -> None:
         self.created.append(topic)
@@ -76,7 +77,11 @@ class Paper(Log):
         return LogState((self.first,), (len(self.events),), 0, "memory")
 
     async def append(self, topic: str, batch: Sequence[tuple[int, Event[object]]], *, dedup: bool) -> list[Appended]:
+        if any(len(event.body) > self.capabilities.max_body_bytes for _, event in batch):
+            raise PayloadTooLarge("an event is over the limit")
         self.events += [event for _, event in batch]
+        while sum(len(event.body) for event in self.events[self.first :]) > self.kept:
+            self.first += 1
         return [Appended(0, len(self.events) - len(batch) + at) for at in range(len(batch))]
 
     async def read(self, wants: Sequence[Want], max_bytes: int, *, fresh: bool) -> list[Slice]:
@@ -103,21 +108,24 @@ def follower(log: Paper, folded: Callable[[Any, Any], None] = lambda record, ans
 
 def filled(log: Paper, lags: Sequence[int | None]) -> list[int]:
     """Write a record for each None, and else a snapshot that was made so many places ago; return the words."""
+    writer = follower(log)
     words: dict[int, int] = {}
-    for position, lag in enumerate(lags):
+    for lag in lags:
+        at = len(log.events)
         if lag is None:
-            words[position] = position
-            log.write(Say(position))
+            words[at] = at
+            log.events.append(writer._event(Say(at)))
         else:
-            through = max(-1, position - 1 - lag)
-            log.write(Snapshot(through, [word for at, word in words.items() if at <= through]))
+            through = max(-1, at - 1 - lag)
+            log.events += writer._events(Snapshot(through, [word for place, word in words.items() if place <= through]))
+            log.snapshots.append((at, through + 1))
     return list(words.values())
 
 
-def cuts(lags: Sequence[int | None]) -> list[int]:
+def cuts(log: Paper) -> list[int]:
     """Where the journal may begin: a snapshot above reaches back to it."""
-    reaching = [(at, max(-1, at - 1 - lag) + 1) for at, lag in enumerate(lags) if lag is not None]
-    return [0, *(cut for cut in range(1, len(lags)) if any(at >= cut and begin >= cut for at, begin in reaching))]
+    places = range(1, len(log.events))
+    return [0, *(cut for cut in places if any(at >= cut and begin >= cut for at, begin in log.snapshots))]
 
 
 journals = st.lists(st.one_of(st.none(), st.none(), st.integers(0, 4)), max_size=40)
@@ -127,8 +135,13 @@ journals = st.lists(st.one_of(st.none(), st.none(), st.integers(0, 4)), max_size
 @given(journals, st.data())
 def test_the_fold_is_the_same_from_wherever_the_journal_begins(lags: list[int | None], data: st.DataObject) -> None:
     log = Paper(trim=data.draw(st.booleans(), "trim"), page=data.draw(st.integers(1, 6), "page"))
-    words = filled(log, lags)
-    where = cuts(lags)
+    with pytest.MonkeyPatch.context() as patch:
+        if data.draw(st.booleans(), "in parts"):
+            log.capabilities = msgspec.structs.replace(log.capabilities, max_body_bytes=50)
+            patch.setattr(replica, "_ATTRIBUTES_BYTES", 45)
+        words = filled(log, lags)
+    log.capabilities = msgspec.structs.replace(log.capabilities, max_body_bytes=1 << 20)
+    where = cuts(log)
     log.first = data.draw(st.sampled_from(where), "cut off")
     later = data.draw(st.dictionaries(st.integers(1, 12), st.sampled_from(where), max_size=2), "cut off at pages")
     failing = data.draw(st.sets(st.integers(1, 12), max_size=3), "failing at pages")
@@ -262,6 +275,67 @@ async def test_a_snapshot_that_is_refused_is_told_once_for_each_reason(
         await one.submit(Say(number))
     assert log.first > 0
     assert one.fold.words == list(range(60))
+
+
+async def test_a_snapshot_that_is_larger_than_an_event_may_be_is_written_in_parts(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(replica, "SNAPSHOT_EVERY", 50)
+    log = Paper(body=replica._ATTRIBUTES_BYTES + 50, page=10)
+    one, two = follower(log), follower(log)
+    for number in range(500):
+        await (one, two)[number % 2].submit(Say(number))
+    assert sum(event.type == replica.PART_TYPE for event in log.events) > 50
+    assert log.first > 300
+    late = follower(log)
+    await late.refresh()
+    await one.refresh()
+    assert late.fold.words == one.fold.words == list(range(500))
+    assert caplog.messages == []
+
+
+async def test_parts_of_which_some_are_missing_are_passed_over() -> None:
+    pieces = replica.Pieces()
+    add = pieces.add
+    assert [add(replica.Part("a", number, 3, b"%d" % number)) for number in (0, 1, 2)] == [None, None, b"012"]
+    assert [add(replica.Part("b", number, 3, b"")) for number in (1, 2)] == [None, None]
+    assert [add(replica.Part("c", number, 3, b"")) for number in (0, 2, 1)] == [None, None, None]
+    assert [add(replica.Part("d", number, 2, b"%d" % number)) for number in (0, 0, 1)] == [None, None, b"01"]
+    for number in range(100):  # of writers that died
+        add(replica.Part(f"e{number}", 0, 2, b""))
+    assert len(pieces._pieces) == replica._IN_PARTS
+
+
+async def test_only_a_broker_that_cannot_forget_on_request_is_asked_to_by_size() -> None:
+    for trim, kept in ((True, None), (False, replica.KEPT_BYTES)):
+        log = Paper(trim=trim)
+        await follower(log).create()
+        assert log.created == [TopicSpec("journal", 1, retention_bytes=kept, dedup=False)]
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_a_broker_that_forgets_by_size_always_keeps_a_snapshot(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = Random(seed)
+    log = Paper(trim=False, kept=20_000)
+    assert replica.KEPT_BYTES >= 8 * replica.SNAPSHOT_BYTES
+    monkeypatch.setattr(replica, "SNAPSHOT_BYTES", log.kept // 8)
+    plain = log.append
+
+    async def append(topic: str, batch: Sequence[tuple[int, Event[object]]], *, dedup: bool) -> list[Appended]:
+        if isinstance(decoder.decode(batch[0][1].body), Snapshot) and random.random() < 0.2:
+            raise Unavailable("the broker is away")
+        return await plain(topic, batch, dedup=dedup)
+
+    log.append = append  # type: ignore[method-assign]
+    writers = [follower(log) for _ in range(3)]
+    for number in range(300):
+        await random.choice(writers).submit(Say(number, bytes(random.randrange(600))))
+        late = follower(log)
+        await late.refresh()
+        assert late.fold.words == list(range(number + 1))
+    assert log.first > 100
 
 
 async def test_a_journal_whose_beginning_is_lost_says_so(caplog: pytest.LogCaptureFixture) -> None:

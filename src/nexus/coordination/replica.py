@@ -6,8 +6,9 @@ only there it is known whether it was granted, and every other reader comes to t
 A journal does not grow for ever: after some records, whoever wrote the last one writes a snapshot of the fold and
 trims what stands below it. A reader that finds the beginning gone goes on at the first snapshot that reaches back to
 what is kept. A broker may also forget the beginning by its own rules; as long as it keeps more than twice the distance
-of two snapshots, one is always there. Where a broker cannot forget on request, a journal is long, and its reader begins
-at a snapshot near the end.
+of two snapshots, one is always there. Where a broker cannot forget on request, it is asked to keep no more than many
+times that distance, which is bounded in bytes too; a journal is long there, and its reader begins at a snapshot near
+the end. For a snapshot that is larger than an event may be there are parts, so that none is ever missing.
 """
 
 from __future__ import annotations
@@ -31,12 +32,22 @@ log = logging.getLogger("nexus.coordination")
 
 SNAPSHOT_EVERY = 1_000
 """Records after which a snapshot is written."""
+SNAPSHOT_BYTES = 8 * 1024 * 1024
+"""Bytes of records after which a snapshot is written, if that is sooner."""
+KEPT_BYTES = 256 * 1024 * 1024
+"""What a broker that cannot forget on request is asked to keep of a journal. Twice the distance of two snapshots must
+be in it with room to spare: several processes may write one at once, an attempt may fail, and files go as a whole."""
 RECORD_TYPE = "nexus.journal.record"
+PART_TYPE = "nexus.journal.part"
 _MSGPACK = "application/msgpack"
 _READ_EVENTS = 1_000
 _READ_BYTES = 8 * 1024 * 1024
 _FOLD_EVENTS = 100
 """Records that are folded in before others get their turn on the loop."""
+_ATTRIBUTES_BYTES = 256
+"""What a record takes beside its body, and a part beside its piece, at most."""
+_IN_PARTS = 16
+"""Records of which parts are awaited, at most; those of a writer that died never come."""
 
 
 class Fold(Protocol):
@@ -47,6 +58,40 @@ class Fold(Protocol):
     def snapshot(self, through: int) -> Any: ...
 
     def restore(self, snapshot: Any) -> None: ...
+
+
+class Part(msgspec.Struct, frozen=True, array_like=True):
+    """A piece of a record that is larger than an event may be."""
+
+    record: str
+    number: int
+    of: int
+    piece: bytes
+
+
+_decode_part = msgspec.msgpack.Decoder(Part).decode
+
+
+class Pieces:
+    """Puts together records that were written in parts."""
+
+    def __init__(self) -> None:
+        self._pieces: dict[str, list[bytes]] = {}
+
+    def add(self, part: Part) -> bytes | None:
+        """Return the record, if this was the last of it. Parts come in order; if one is missing, none counts."""
+        pieces = self._pieces.pop(part.record, [])
+        if part.number == 0:
+            pieces = []  # perhaps again, by who reads the same page twice
+        if part.number != len(pieces):
+            return None
+        pieces.append(part.piece)
+        if len(pieces) == part.of:
+            return b"".join(pieces)
+        self._pieces[part.record] = pieces
+        if len(self._pieces) > _IN_PARTS:
+            del self._pieces[next(iter(self._pieces))]
+        return None
 
 
 F = TypeVar("F", bound=Fold)
@@ -80,7 +125,9 @@ class Replica(Generic[F]):
         self._next = 0
         self._started = False
         self._since_snapshot = 0
+        self._bytes_since_snapshot = 0
         self._snapshot_from = 0
+        self._pieces = Pieces()
         self._reading = asyncio.Lock()
         self._answers: dict[str, asyncio.Future[Any]] = {}
         self._reasons: set[str] = set()
@@ -88,7 +135,8 @@ class Replica(Generic[F]):
 
     async def create(self) -> None:
         """Make the journal, unless it is there."""
-        await self._log.create(TopicSpec(self.topic, 1, dedup=False))
+        kept = None if self._log.capabilities.trim else KEPT_BYTES
+        await self._log.create(TopicSpec(self.topic, 1, retention_bytes=kept, dedup=False))
 
     async def refresh(self, *, fresh: bool = True) -> None:
         """Fold in what is new; all that was appended before the call if ``fresh``. Raises `BackendError`."""
@@ -191,25 +239,41 @@ class Replica(Generic[F]):
                 await self.refresh()
             if not answer.done():  # the journal was cut short above it meanwhile, by others
                 raise UnknownOutcome(f"{self.topic}: what became of a record is not known", hint="try again")
-            if self._since_snapshot >= SNAPSHOT_EVERY:
+            if self._since_snapshot >= SNAPSHOT_EVERY or self._bytes_since_snapshot >= SNAPSHOT_BYTES:
                 await self._write_snapshot()
             return answer.result()
         finally:
             self._answers.pop(event.id, None)
 
     def _event(self, record: Any) -> Event[Any]:
+        return self._made(RECORD_TYPE, self._encode(record))
+
+    def _events(self, record: Any) -> list[Event[Any]]:
+        """Make a record into an event, or into parts if it is larger than one may be."""
+        body, limit = self._encode(record), self._log.capabilities.max_body_bytes
+        if len(body) <= limit:
+            return [self._made(RECORD_TYPE, body)]
+        size = max(1, limit - _ATTRIBUTES_BYTES)
+        pieces = [body[at : at + size] for at in range(0, len(body), size)]
+        id = uuid4().hex
+        parts = (Part(id, number, len(pieces), piece) for number, piece in enumerate(pieces))
+        return [self._made(PART_TYPE, msgspec.msgpack.encode(part)) for part in parts]
+
+    def _made(self, type: str, body: bytes) -> Event[Any]:
         now = datetime.fromtimestamp(self._clock.now(), UTC)
-        return Event(uuid4().hex, "nexus", RECORD_TYPE, now, None, self._encode(record), datacontenttype=_MSGPACK)
+        return Event(uuid4().hex, "nexus", type, now, None, body, datacontenttype=_MSGPACK)
 
     def _fold_in(self, events: Any) -> None:
         for stored in events:
             if stored.position < self._next:
                 continue
             record = self._record(stored)
+            if stored.event.type != PART_TYPE:
+                self._bytes_since_snapshot += len(stored.event.body) + _ATTRIBUTES_BYTES
             if record is None:
                 continue
             if isinstance(record, self._snapshot):
-                self._since_snapshot = 0
+                self._since_snapshot = self._bytes_since_snapshot = 0
                 self._snapshot_from = record.through + 1  # type: ignore[attr-defined]
                 continue
             self._since_snapshot += 1
@@ -220,19 +284,28 @@ class Replica(Generic[F]):
             self._folded(record, answer)
 
     def _record(self, stored: Stored) -> Any:
+        body: bytes | None = stored.event.body
         try:
-            return self._decode(stored.event.body)
+            if stored.event.type == PART_TYPE:
+                body = self._pieces.add(_decode_part(stored.event.body))
+            return None if body is None else self._decode(body)
         except Exception as error:  # somebody else wrote into it; every reader passes over it alike
             log.warning("%s, position %d, is no record: %s", self.topic, stored.position, error)
             return None
 
     async def _write_snapshot(self) -> None:
-        """Make the journal short. What fails here is tried again after as many records."""
-        self._since_snapshot = 0
+        """Make the journal short. What fails here is tried again before long."""
+        self._since_snapshot = self._bytes_since_snapshot = 0
         through, before = self._next - 1, self._snapshot_from
         record = self.fold.snapshot(through)
         try:
-            await self._log.append(self.topic, [(0, self._event(record))], dedup=False)
+            await self._log.append(self.topic, [(0, event) for event in self._events(record)], dedup=False)
+        except NexusError as error:
+            self._since_snapshot += SNAPSHOT_EVERY * 9 // 10
+            self._bytes_since_snapshot += SNAPSHOT_BYTES * 9 // 10
+            self._stays_long(error)
+            return
+        try:
             # Only what the snapshot before holds: a reader that is just starting may stand above it.
             await self._log.trim(self.topic, 0, before)
         except NexusError as error:

@@ -14,8 +14,10 @@ from nexus.backends.rabbitmq import RabbitLog, Settings, frames, publishing, rea
 from nexus.backends.rabbitmq.connection import Connection, Refused
 from nexus.backends.rabbitmq.names import stream_of
 from nexus.backends.rabbitmq.publishing import Call, Room
+from nexus.clock import SYSTEM_CLOCK
+from nexus.coordination import LogBackend, replica
 from nexus.errors import Closed, PayloadTooLarge, SettingsError, Unavailable, UnknownTopic
-from nexus.spi.backend import TopicSpec, Want
+from nexus.spi.backend import Cursor, Settlement, TopicSpec, Want
 
 
 @pytest.fixture
@@ -69,6 +71,34 @@ async def test_retention_is_the_brokers_and_lets_the_oldest_go(url: str) -> None
         assert part.trimmed is not None
         assert part.trimmed >= state.first[0] > 0
         assert part.events[0].position >= part.trimmed
+
+
+async def test_a_groups_journal_is_cut_by_the_broker_and_tells_all_the_same(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica, "KEPT_BYTES", 400_000)
+    monkeypatch.setattr(replica, "SNAPSHOT_BYTES", 40_000)
+    store = LogBackend(RabbitLog(Settings.parse(url)), clock=SYSTEM_CLOCK)
+    await store.open()
+    try:
+        await store.ensure(TopicSpec("orders", 1))
+        member = await store.claim("g", ["orders"], "one", lambda: None, "earliest")
+        low = 0
+        async with asyncio.timeout(60):
+            while (await store._log.describe("nexus.group.g")).first[0] == 0:
+                for _ in range(20):
+                    low += 1
+                    cursor = Cursor(1, low, "x" * 2_000)
+                    assert await member.settle([Settlement("orders", 0, cursor)]) == ["ok"]
+        late = LogBackend(RabbitLog(Settings.parse(url)), clock=SYSTEM_CLOCK)
+        await late.open()
+        try:
+            (lag,) = await late.lag("g")
+            assert (lag.low, lag.owner, lag.state) == (low, "one", "x" * 2_000)
+        finally:
+            await late.close()
+    finally:
+        await store.close()
 
 
 async def test_one_node_promises_what_survives_a_kill(url: str) -> None:
