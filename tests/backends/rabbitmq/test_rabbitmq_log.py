@@ -337,6 +337,29 @@ async def test_each_of_more_partitions_than_there_are_subscriptions_gets_its_tur
         assert len(log._readers) <= reading.most_readers()
 
 
+async def test_a_member_of_more_partitions_than_there_are_subscriptions_gets_all(
+    url: str, few_subscriptions: int
+) -> None:
+    store = LogBackend(RabbitLog(Settings.parse(url)), clock=SYSTEM_CLOCK)
+    await store.open()
+    try:
+        await store.ensure(TopicSpec("orders", few_subscriptions))
+        member = await store.claim("g", ["orders"], "one", lambda: None, "earliest")
+        for partition in range(few_subscriptions):
+            await store.append("orders", [(partition, event(f"{partition}"))])
+        assert [lag.oldest_at is not None for lag in await store.lag("g")] == [True] * few_subscriptions
+        places, found = [0] * few_subscriptions, 0
+        async with asyncio.timeout(20):
+            while found < few_subscriptions:
+                wants = [Want("orders", partition, place, 9) for partition, place in enumerate(places)]
+                parts = await member.fetch(wants, MANY_BYTES)
+                found += sum(len(part.events) for part in parts)
+                places = [part.next for part in parts]
+                assert found == few_subscriptions or any(part.more for part in parts)
+    finally:
+        await store.close()
+
+
 async def test_partitions_at_their_end_take_no_subscription_from_others(url: str, few_subscriptions: int) -> None:
     async with opened(url) as log, opened(url) as other:
         await filled(log, few_subscriptions, 1)
