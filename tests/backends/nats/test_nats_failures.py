@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nats_help import MANY, all_of, event, ids, opened, plain, read, served, until
 
+from nexus.backends.nats import flight
 from nexus.errors import Unavailable, UnknownOutcome
 from nexus.spi.backend import TopicSpec, Want
 
@@ -101,6 +103,64 @@ async def test_a_frozen_server_leaves_the_outcome_unknown_and_a_second_try_safe(
         server.thaw()
         await log.append("orders", [(0, event("x"))], dedup=True)
         assert await ids(log, "orders") == ["before", "x"]
+
+
+@pytest.mark.parametrize("topic", ["orders", "journal"])
+async def test_an_answer_that_does_not_come_in_time_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, topic: str
+) -> None:
+    monkeypatch.setattr(flight, "ANSWER_S", 0.3)
+    async with served(tmp_path) as server, opened(ORDERS, JOURNAL, servers=server.address) as log:
+        dedup = topic == "orders"
+        await log.append(topic, [(0, event("before"))], dedup=dedup)
+        ended = asyncio.Event()
+        go = log._flight.go
+
+        async def watched(*given: Any) -> None:
+            try:
+                await go(*given)
+            finally:
+                ended.set()
+
+        log._flight.go = watched  # type: ignore[method-assign]
+        await server.freeze()
+        flying = asyncio.ensure_future(log.append(topic, [(0, event(n)) for n in range(3)], dedup=dedup))
+        await until(lambda: bool(log._connection._waiting))
+        queued = asyncio.ensure_future(log.append(topic, [(0, event("queued"))], dedup=dedup))
+        async with asyncio.timeout(10):
+            await ended.wait()
+        server.thaw()
+        await flying
+        await queued
+        assert await ids(log, topic) == ["before", "0", "1", "2", "queued"]
+        assert not log._connection._waiting
+
+
+async def test_an_outbox_that_ended_unexpectedly_gives_its_room_back_and_goes_on() -> None:
+    async with opened(ORDERS) as log:
+        await log.append("orders", [(0, event("before"))], dedup=True)
+        go = log._flight.go
+        entered, leave = asyncio.Event(), asyncio.Event()
+
+        async def broken(*given: Any) -> None:
+            log._flight.go = go  # type: ignore[method-assign]
+            entered.set()
+            await leave.wait()
+            raise asyncio.CancelledError
+
+        log._flight.go = broken  # type: ignore[method-assign]
+        calls = [asyncio.ensure_future(log.append("orders", [(0, event("x"))], dedup=True))]
+        await entered.wait()
+        calls.append(asyncio.ensure_future(log.append("orders", [(0, event("y"))], dedup=True)))
+        (outbox,) = log._outboxes.values()
+        await until(lambda: len(outbox._calls) == 1)
+        leave.set()
+        await asyncio.wait(calls)
+        # The first was under way; the second was never sent.
+        assert [type(call.exception()) for call in calls] == [UnknownOutcome, Unavailable]
+        assert outbox.queued_bytes == 0
+        await log.append("orders", [(0, event("after"))], dedup=True)
+        assert await ids(log, "orders") == ["before", "after"]
 
 
 async def test_duplicates_are_known_after_a_restart(tmp_path: Path) -> None:

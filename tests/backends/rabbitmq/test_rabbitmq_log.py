@@ -14,8 +14,10 @@ from nexus.backends.rabbitmq import RabbitLog, Settings, frames, publishing, rea
 from nexus.backends.rabbitmq.connection import Connection, Refused
 from nexus.backends.rabbitmq.names import stream_of
 from nexus.backends.rabbitmq.publishing import Call, Room
+from nexus.clock import SYSTEM_CLOCK
+from nexus.coordination import LogBackend, replica
 from nexus.errors import Closed, PayloadTooLarge, SettingsError, Unavailable, UnknownTopic
-from nexus.spi.backend import TopicSpec, Want
+from nexus.spi.backend import Cursor, Settlement, TopicSpec, Want
 
 
 @pytest.fixture
@@ -69,6 +71,34 @@ async def test_retention_is_the_brokers_and_lets_the_oldest_go(url: str) -> None
         assert part.trimmed is not None
         assert part.trimmed >= state.first[0] > 0
         assert part.events[0].position >= part.trimmed
+
+
+async def test_a_groups_journal_is_cut_by_the_broker_and_tells_all_the_same(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica, "KEPT_BYTES", 400_000)
+    monkeypatch.setattr(replica, "SNAPSHOT_BYTES", 40_000)
+    store = LogBackend(RabbitLog(Settings.parse(url)), clock=SYSTEM_CLOCK)
+    await store.open()
+    try:
+        await store.ensure(TopicSpec("orders", 1))
+        member = await store.claim("g", ["orders"], "one", lambda: None, "earliest")
+        low = 0
+        async with asyncio.timeout(60):
+            while (await store._log.describe("nexus.group.g")).first[0] == 0:
+                for _ in range(20):
+                    low += 1
+                    cursor = Cursor(1, low, "x" * 2_000)
+                    assert await member.settle([Settlement("orders", 0, cursor)]) == ["ok"]
+        late = LogBackend(RabbitLog(Settings.parse(url)), clock=SYSTEM_CLOCK)
+        await late.open()
+        try:
+            (lag,) = await late.lag("g")
+            assert (lag.low, lag.owner, lag.state) == (low, "one", "x" * 2_000)
+        finally:
+            await late.close()
+    finally:
+        await store.close()
 
 
 async def test_one_node_promises_what_survives_a_kill(url: str) -> None:
@@ -243,6 +273,132 @@ async def test_subscriptions_are_bounded_and_the_least_used_goes(url: str, monke
         assert len(log._readers) <= 4
         wants = [Want("t", partition, 0, 9) for partition in range(6)]
         assert [len(part.events) for part in await log.read(wants, MANY_BYTES, fresh=True)] == [3] * 6
+
+
+@pytest.fixture
+def few_subscriptions(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A node that takes few of them; returns how many partitions are far too many."""
+    monkeypatch.setattr(Connection, "SLOTS", 4)  # of four connections
+    assert (reading.most_readers(), reading.portion()) == (12, 2)
+    return 40
+
+
+async def filled(log: RabbitLog, partitions: int, events: int) -> list[str]:
+    await log.create(TopicSpec("t", partitions))
+    for partition in range(partitions):
+        await log.append("t", [(partition, event(str(at))) for at in range(events)], dedup=False)
+    return [str(at) for at in range(events)]
+
+
+async def test_a_fresh_read_of_more_partitions_than_there_are_subscriptions_is_whole(
+    url: str, few_subscriptions: int
+) -> None:
+    async with opened(url) as log:
+        written = await filled(log, few_subscriptions, 3)
+        wants = [Want("t", partition, 0, 9) for partition in range(few_subscriptions)]
+        both = await asyncio.gather(*(log.read(wants, MANY_BYTES, fresh=True) for _ in range(2)))
+        for parts in both:
+            assert [part.partition for part in parts] == list(range(few_subscriptions))
+            assert [[stored.event.id for stored in part.events] for part in parts] == [written] * few_subscriptions
+            assert not any(part.more for part in parts)
+        assert len(log._readers) <= reading.most_readers()
+        parts = await log.read(wants, 1, fresh=True)
+        assert sum(len(part.events) for part in parts) == 1
+        assert all(part.more for part in parts), "what the bound on all cut off"
+    async with opened(url) as log:
+        assert (await log.describe("t")).end == (3,) * few_subscriptions
+
+
+async def test_each_of_more_partitions_than_there_are_subscriptions_gets_its_turn(
+    url: str, few_subscriptions: int
+) -> None:
+    async with opened(url) as log:
+        written = await filled(log, few_subscriptions, 6)
+
+        async def follow() -> None:
+            """Read on as a consumer does: what has more is asked for again with all others, in the same order."""
+            places = [0] * few_subscriptions
+            found: list[list[str]] = [[] for _ in places]
+            rounds, more = 0, True
+            while more:
+                rounds += 1
+                wants = [Want("t", partition, place, 2) for partition, place in enumerate(places)]
+                more = False
+                for part in await log.read(wants, MANY_BYTES, fresh=False):
+                    places[part.partition] = part.next
+                    found[part.partition] += [stored.event.id for stored in part.events]
+                    more |= part.more
+                # Those that stand read on; two of the others take the place of some. Two read in this way.
+                assert rounds < 10 * few_subscriptions
+            assert found == [written] * few_subscriptions
+
+        async with asyncio.timeout(60):
+            await asyncio.gather(follow(), follow())
+        assert len(log._readers) <= reading.most_readers()
+
+
+async def test_a_member_of_more_partitions_than_there_are_subscriptions_gets_all(
+    url: str, few_subscriptions: int
+) -> None:
+    store = LogBackend(RabbitLog(Settings.parse(url)), clock=SYSTEM_CLOCK)
+    await store.open()
+    try:
+        await store.ensure(TopicSpec("orders", few_subscriptions))
+        member = await store.claim("g", ["orders"], "one", lambda: None, "earliest")
+        for partition in range(few_subscriptions):
+            await store.append("orders", [(partition, event(f"{partition}"))])
+        assert [lag.oldest_at is not None for lag in await store.lag("g")] == [True] * few_subscriptions
+        places, found = [0] * few_subscriptions, 0
+        async with asyncio.timeout(20):
+            while found < few_subscriptions:
+                wants = [Want("orders", partition, place, 9) for partition, place in enumerate(places)]
+                parts = await member.fetch(wants, MANY_BYTES)
+                found += sum(len(part.events) for part in parts)
+                places = [part.next for part in parts]
+                assert found == few_subscriptions or any(part.more for part in parts)
+    finally:
+        await store.close()
+
+
+async def test_partitions_at_their_end_take_no_subscription_from_others(url: str, few_subscriptions: int) -> None:
+    async with opened(url) as log, opened(url) as other:
+        await filled(log, few_subscriptions, 1)
+        wants = [Want("t", partition, 1, 9) for partition in range(few_subscriptions)]
+        await log.read([Want("t", partition, 0, 9) for partition in range(few_subscriptions)], MANY_BYTES, fresh=True)
+        for _ in range(3):
+            standing = {id(one) for readers in log._readers._readers.values() for one in readers}
+            parts = await log.read(wants, MANY_BYTES, fresh=False)
+            assert not any(part.more or part.events for part in parts)
+            assert {id(one) for readers in log._readers._readers.values() for one in readers} >= standing
+        rung = asyncio.Event()
+        log.watch(["t"], rung.set)
+        for partition in range(few_subscriptions):
+            await other.append("t", [(partition, event("new"))], dedup=False)
+            found: list[str] = []
+            async with asyncio.timeout(10):
+                while not found:
+                    rung.clear()
+                    parts = await log.read(wants, MANY_BYTES, fresh=False)
+                    found = [stored.event.id for part in parts for stored in part.events]
+                    wants = [Want("t", part.partition, part.next, 9) for part in parts]
+                    if not found and not any(part.more for part in parts):
+                        await rung.wait()
+            assert found == ["new"]
+
+
+async def test_subscriptions_that_were_lost_do_not_count(url: str) -> None:
+    async with opened(url) as log:
+        await filled(log, 5, 1)
+        for _ in range(3):
+            for partition in range(5):
+                (part,) = await log.read([Want("t", partition, 0, 9)], MANY_BYTES, fresh=True)
+                assert len(part.events) == 1
+            for readers in log._readers._readers.values():
+                for one in readers:
+                    one.lost()  # as when a connection breaks
+        for partition in range(5):
+            await log.read([Want("t", partition, 0, 9)], MANY_BYTES, fresh=True)
+        assert len(log._readers) == sum(len(readers) for readers in log._readers._readers.values())
 
 
 async def test_an_idle_subscription_is_dropped_unless_it_brings_news(url: str) -> None:

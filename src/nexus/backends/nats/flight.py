@@ -162,11 +162,13 @@ class Flight:
                     for _, future in waiting:
                         answers.append(await future)
             except TimeoutError as error:
-                answers += [f.result() if f.done() else error for _, f in waiting[len(answers) :]]
+                # The one that was awaited at that moment was cancelled by the timeout: no answer came there either.
+                rest = (future for _, future in waiting[len(answers) :])
+                answers += [one.result() if one.done() and not one.cancelled() else error for one in rest]
             return answers
         finally:
             for reply, future in waiting:
-                if not future.done():
+                if not future.done() or future.cancelled():
                     self._connection.forget(reply)
 
     async def _ack(self, target: Target, arrived: Arrived | TimeoutError) -> Ack | None:

@@ -110,14 +110,16 @@ class Outbox:
                 except BaseException:
                     _fail(calls, UnknownOutcome("appending ended unexpectedly"))
                     raise
-                self._queued_bytes -= sum(call.size for call in calls)
-                self._give_turn()
+                finally:
+                    self._queued_bytes -= sum(call.size for call in calls)
+                    self._give_turn()
         finally:
             self._pump = None
-            if self._calls:  # an error that nobody foresaw; what waits must not wait for ever
-                _fail(self._calls, UnknownOutcome("appending ended unexpectedly"))
+            if self._calls:  # an error that nobody foresaw; what waits must not wait for ever, and was never sent
+                _fail(self._calls, Unavailable("appending ended unexpectedly"))
+                self._queued_bytes -= sum(call.size for call in self._calls)
                 self._calls.clear()
-                self._queued_bytes = 0
+                self._give_turn()
 
     def _take(self) -> list[Call]:
         """The calls of the next flight."""

@@ -17,6 +17,8 @@ from nexus.backends.rabbitmq.reader import Reader, Source, Tail
 
 STALL_S = 0.1
 """After this long without a chunk it is looked whether one is to come at all."""
+LOOKS = 50
+"""Looks at single chunks at once: each takes a subscription of the node for a moment."""
 _TAILS = 20_000
 
 
@@ -45,6 +47,7 @@ class Tails:
         self._links = links
         self._attach = attach
         self._tails: dict[str, Tail] = {}
+        self._looks = asyncio.Semaphore(LOOKS)
 
     def get(self, stream: str) -> Tail | None:
         """Return the end that was learnt last."""
@@ -108,15 +111,16 @@ class Tails:
                 seen.append(tail)
 
         reader = Reader(Source(stream, "", 0), 1 << 62, lambda: 1 << 40, arrived)
-        await self._attach(reader, spec, value)
-        try:
-            async with asyncio.timeout(self._links.settings.connect_s):
-                while not seen:
-                    await reader.changed(STALL_S)
-                    if not reader.alive:
-                        raise Gone(f"the subscription to {stream} ended")
-        except TimeoutError:
-            return None
-        finally:
-            reader.stop()
+        async with self._looks:
+            await self._attach(reader, spec, value)
+            try:
+                async with asyncio.timeout(self._links.settings.connect_s):
+                    while not seen:
+                        await reader.changed(STALL_S)
+                        if not reader.alive:
+                            raise Gone(f"the subscription to {stream} ended")
+            except TimeoutError:
+                return None
+            finally:
+                reader.stop()
         return seen[0]
