@@ -15,33 +15,39 @@ from nexus.clock import Clock
 from nexus.coordination import backend as coordination
 from nexus.coordination import known, replica
 from nexus.coordination.known import KnownIds
+from nexus.coordination.member import LogMember
 from nexus.coordination.replica import Replica
 from nexus.core import roster
 from nexus.errors import Sealed, Unavailable, UnknownGroup
 from nexus.event import Event
 from nexus.plugins import make_backend
-from nexus.spi.backend import Appended, Assigned, Cursor, Lost, Settlement, TopicSpec, Want
+from nexus.spi.backend import Appended, Assigned, Cursor, Lost, Revoking, Settlement, TopicSpec, Want
 from nexus.testing.backed_log import BackedLog
 from nexus.testing.clock import VirtualClock
 
 numbers = count()
+LOG_LIMIT_S = 30.0
+"""How long a log waits for its broker, as a rule."""
 
 
 class Breakable(BackedLog):
-    """A log whose broker may be away."""
+    """A log whose broker may be away, or take what it is asked and say nothing for as long as a log waits."""
 
     down = False
+    silent = False
 
     async def append(self, topic: str, batch: Any, *, dedup: bool) -> list[Appended]:
-        self._check()
+        await self._check()
         return await super().append(topic, batch, dedup=dedup)
 
     async def read(self, wants: Any, max_bytes: int, *, fresh: bool) -> Any:
-        self._check()
+        await self._check()
         return await super().read(wants, max_bytes, fresh=fresh)
 
-    def _check(self) -> None:
-        if self.down:
+    async def _check(self) -> None:
+        if self.silent:
+            await asyncio.sleep(LOG_LIMIT_S)
+        if self.silent or self.down:
             raise Unavailable("the broker is away")
 
 
@@ -51,7 +57,7 @@ async def store(name: str, clock: Clock, **options: bool) -> AsyncIterator[tuple
     made = coordination.LogBackend(log, clock=clock)
     await made.open()
     yield log, made
-    log.down = False
+    log.down = log.silent = False
     await made.close()
 
 
@@ -114,6 +120,54 @@ async def test_who_cannot_renew_loses_all_before_another_may_have_it(nexus_clock
         log.down = False
         await asyncio.sleep(2.0)  # it is a member again, under a new id
         assert {person.name for person in two._groups["g"].replica.fold.members.values()} == {"one", "two"}
+
+
+async def test_a_lease_ends_in_time_while_the_broker_is_silent(nexus_clock: VirtualClock, name: str) -> None:
+    async with store(name, nexus_clock) as (log, one), store(name, nexus_clock) as (_, two):
+        await one.ensure(TopicSpec("orders", 1))
+        told: list[tuple[str, type]] = []
+
+        async def follow(member: Any, news: asyncio.Event) -> None:
+            """Take what a member has to say when it is woken, and only then."""
+            while True:
+                changes = [type(change) for change in member.changes()]
+                told.extend((member.name, change) for change in changes if change is not Revoking)
+                await news.wait()
+                news.clear()
+
+        async with asyncio.TaskGroup() as following:
+            tasks = []
+            for of, member in ((one, "owner"), (two, "heir")):
+                news = asyncio.Event()
+                claimed = await of.claim("g", ["orders"], member, news.set, "earliest")
+                tasks.append(following.create_task(follow(claimed, news)))
+            await nexus_clock.sleep_until(lambda: ("owner", Assigned) in told)
+            log.silent = True
+            await nexus_clock.sleep_until(lambda: ("heir", Assigned) in told, within_s=coordination.LEASE_S + 1.0)
+            assert told == [("owner", Assigned), ("owner", Lost), ("heir", Assigned)]
+            for task in tasks:
+                task.cancel()
+
+
+async def test_who_hears_of_its_join_after_the_lease_is_over_owns_nothing(nexus_clock: VirtualClock, name: str) -> None:
+    async with store(name, nexus_clock) as (log, one):
+        await one.ensure(TopicSpec("orders", 1))
+        plain = log.append
+
+        async def late(topic: str, batch: Any, *, dedup: bool) -> list[Appended]:
+            if topic == "nexus.group.g":
+                log.append = plain  # type: ignore[method-assign]
+                await asyncio.sleep(coordination.LEASE_S)
+            return await plain(topic, batch, dedup=dedup)
+
+        log.append = late  # type: ignore[method-assign]
+        news = asyncio.Event()
+        member = await one.claim("g", ["orders"], "m", news.set, "earliest")
+        assert isinstance(member, LogMember)
+        assert not any(isinstance(change, Assigned) for change in member._changes)
+        while not any(isinstance(change, Assigned) for change in member.changes()):
+            await news.wait()
+            news.clear()
 
 
 async def test_while_the_broker_is_away_a_settle_is_to_be_tried_again(nexus_clock: VirtualClock, name: str) -> None:

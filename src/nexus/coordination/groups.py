@@ -217,12 +217,12 @@ class Group:
                 await self._look()
             except NexusError as error:
                 log.warning("group %s: %s", self.name, error)
-                self._lapse_late()
                 await asyncio.sleep(LOOK_S)
 
     async def _look(self) -> None:
         """Renew, and end what ran out."""
-        self._lapse_late()
+        for member in list(self.members.values()):
+            member.check()  # after a pause of this process it may be here before the member's own timer
         now = self._clock.monotonic()
         joined = [id for id, member in self.members.items() if member.joined]
         if joined and now >= self._renew_at:
@@ -249,7 +249,3 @@ class Group:
                     await self.replica.submit(expire)
             for evict in late:
                 await self.replica.submit(evict)
-
-    def _lapse_late(self) -> None:
-        for member in list(self.members.values()):
-            member.check()
