@@ -18,7 +18,7 @@ from nexus.coordination.known import KnownIds
 from nexus.coordination.member import LogMember
 from nexus.coordination.replica import Replica
 from nexus.core import roster
-from nexus.errors import Sealed, Unavailable, UnknownGroup
+from nexus.errors import Closed, Sealed, Unavailable, UnknownGroup
 from nexus.event import Event
 from nexus.plugins import make_backend
 from nexus.spi.backend import Appended, Assigned, Cursor, Lost, Revoking, Settlement, TopicSpec, Want
@@ -258,6 +258,88 @@ async def test_a_look_that_fails_is_told_to_who_waits_for_it_and_tried_again(
             await one.append("orders", [(0, event("1"))])
         log.down = False
         await one.append("orders", [(0, event("1"))])
+
+
+async def test_who_comes_while_a_look_ends_passes_behind_those_that_waited_for_it(
+    nexus_clock: VirtualClock, name: str
+) -> None:
+    loop = asyncio.get_running_loop()
+    for turns in range(8):
+        async with store(f"{name}-{turns}", nexus_clock) as (log, one):
+            await one.ensure(TopicSpec("orders", 1))
+            await asyncio.sleep(2 * coordination.FRESH_S)
+            plain = log.read
+            came: asyncio.Future[asyncio.Task[Any]] = loop.create_future()
+
+            def come(turns: int, one: Any = one, came: Any = came) -> None:
+                if turns:
+                    loop.call_soon(come, turns - 1)
+                else:
+                    came.set_result(loop.create_task(one.append("orders", [(0, event("second"))])))
+
+            async def read(wants: Any, max_bytes: int, *, fresh: bool, log: Any = log, plain: Any = plain) -> Any:
+                log.read = plain
+                found = await plain(wants, max_bytes, fresh=fresh)
+                come(turns)  # noqa: B023
+                return found
+
+            log.read = read  # type: ignore[method-assign]
+            await one.append("orders", [(0, event("first"))])
+            await (await came)
+            (part,) = await one.read([Want("orders", 0, 0, 10)], 1 << 20)
+            assert [stored.event.id for stored in part.events] == ["first", "second"], turns
+
+
+async def test_a_look_that_began_long_ago_lets_nobody_pass_who_came_since(nexus_clock: VirtualClock, name: str) -> None:
+    async with store(name, nexus_clock) as (log, one), store(name, nexus_clock) as (_, two):
+        await one.ensure(TopicSpec("orders", 1))
+        await asyncio.sleep(2 * coordination.FRESH_S)
+        plain, append = log.read, log.append
+        go = asyncio.Event()
+
+        async def answers_late(wants: Any, max_bytes: int, *, fresh: bool) -> Any:
+            log.read = plain  # type: ignore[method-assign]
+            found = await plain(wants, max_bytes, fresh=fresh)
+            await go.wait()
+            return found
+
+        async def takes_a_while(topic: str, batch: Any, *, dedup: bool) -> list[Appended]:
+            await asyncio.sleep(0.01)
+            return await append(topic, batch, dedup=dedup)
+
+        log.read, log.append = answers_late, takes_a_while  # type: ignore[method-assign]
+        early = asyncio.create_task(one.append("orders", [(0, event("early"))]))
+        await asyncio.sleep(0.1)
+        assert await two.seal("orders", 0) == 0
+        late = asyncio.create_task(one.append("orders", [(0, event("late"))]))
+        await asyncio.sleep(0.1)
+        go.set()
+        answers = await asyncio.gather(early, late, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [Sealed, Sealed]
+
+
+async def test_all_who_wait_for_a_look_are_told_at_once_that_it_failed(nexus_clock: VirtualClock, name: str) -> None:
+    async with store(name, nexus_clock) as (log, one):
+        await one.ensure(TopicSpec("orders", 1))
+        await asyncio.sleep(2 * coordination.FRESH_S)
+        log.silent = True
+        began = nexus_clock.monotonic()
+        appends = [one.append("orders", [(0, event(str(number)))]) for number in range(10)]
+        answers = await asyncio.gather(*appends, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [Unavailable] * 10
+        assert nexus_clock.monotonic() - began == pytest.approx(LOG_LIMIT_S)
+
+
+async def test_who_waits_for_a_look_when_the_store_is_closed_is_told_so(nexus_clock: VirtualClock, name: str) -> None:
+    async with store(name, nexus_clock) as (log, one):
+        await one.ensure(TopicSpec("orders", 1))
+        await asyncio.sleep(2 * coordination.FRESH_S)
+        log.silent = True
+        appends = [asyncio.create_task(one.append("orders", [(0, event(str(number)))])) for number in range(3)]
+        await asyncio.sleep(0.1)
+        await one.close()
+        answers = await asyncio.gather(*appends, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [Closed] * 3
 
 
 async def test_an_append_that_took_too_long_is_not_believed_behind_a_seal(nexus_clock: VirtualClock, name: str) -> None:

@@ -78,7 +78,9 @@ class LogBackend:
         self._members: dict[LogMember, tuple[Group, tuple[str, ...], Literal["latest", "earliest"]]] = {}
         self._opening = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
+        self._gate = asyncio.Lock()
         self._at_gate = 0
+        self._failed: tuple[float, BaseException] | None = None  # when a look failed last, unless one did well since
         self._tasks: set[asyncio.Task[None]] = set()
         self._open = False
 
@@ -238,29 +240,45 @@ class LogBackend:
 
     async def _pass_gate(self, topic: str) -> None:
         """Bring the catalogue up to date: calls wait for one look together, and pass in the order they came."""
+        arrived = self._clock.monotonic()
         self._at_gate += 1
         try:
-            stale = self._clock.monotonic() - self._catalogue.confirmed_at > FRESH_S
-            if stale or topic not in self._catalogue.fold.specs:
-                await asyncio.shield(self._looking or self._look())
-            else:
-                await asyncio.sleep(0)  # those who waited for the look go on before this one
+            async with self._gate:  # first come, first served
+                while not self._is_fresh(topic, arrived):
+                    self._check_open()
+                    if self._failed is not None and self._failed[0] > arrived:
+                        raise self._failed[1]  # it waited for that look too, behind others
+                    look = self._look()
+                    await asyncio.wait([look])  # so that it goes on for others when this call is cancelled
+                    if not look.cancelled():
+                        look.result()
         finally:
             self._at_gate -= 1
         self._check_open()
 
+    def _is_fresh(self, topic: str, arrived: float) -> bool:
+        """Whether the catalogue is new enough for a call that came then, and not when a long look lets it go on.
+
+        A look that began long before may have ended only now, and who seals waits for no longer than looks are good.
+        """
+        looked = self._catalogue.confirmed_at
+        return looked >= arrived or (looked >= arrived - FRESH_S and topic in self._catalogue.fold.specs)
+
     def _look(self) -> asyncio.Task[None]:
         """Look at the catalogue, once for all who append meanwhile."""
+        if self._looking is not None and not self._looking.done():
+            return self._looking
         task = self._looking = asyncio.get_running_loop().create_task(self._catalogue.refresh())
         self._tasks.add(task)
         task.add_done_callback(self._looked)
         return task
 
     def _looked(self, task: asyncio.Task[None]) -> None:
-        self._looking = None
+        if self._looking is task:
+            self._looking = None
         self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # seen: who waits for it is told, and else the next append looks again
+        error = None if task.cancelled() else task.exception()  # who waits for it is told, else the next looks again
+        self._failed = None if error is None else (self._clock.monotonic(), error)
 
     def _refuse_sealed(
         self, topic: str, batch: Sequence[tuple[int, Event[object]]], sealed: dict[int, int | None]
