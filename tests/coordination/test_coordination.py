@@ -490,6 +490,26 @@ async def test_a_store_that_is_opened_again_follows_its_groups_again(nexus_clock
         assert followers() == ["nexus-group-g"]
 
 
+async def test_a_store_that_cannot_be_opened_lets_go_of_its_log(nexus_clock: VirtualClock, name: str) -> None:
+    log = Breakable(make_backend(f"memory://{name}", nexus_clock), positions=True, trim=True)
+    one = coordination.LogBackend(log, clock=nexus_clock)
+    plain = log.close
+    closed = []
+
+    async def close() -> None:
+        closed.append(True)
+        await plain()
+        raise Unavailable("it cannot be closed either")
+
+    log.close = close  # type: ignore[method-assign]
+    log.down = True
+    with pytest.raises(Unavailable, match="the broker is away"):
+        await one.open()
+    assert closed == [True]
+    await one.close()
+    assert closed == [True]
+
+
 async def test_a_record_that_is_none_is_passed_over(nexus_clock: VirtualClock, name: str) -> None:
     async with store(name, nexus_clock) as (log, one):
         await one.ensure(TopicSpec("orders", 1))

@@ -91,6 +91,13 @@ class LogBackend:
         if self._open:
             return
         await self._log.open()
+        try:
+            await self._catalogue.create()
+            await self._catalogue.refresh()
+        except BaseException:
+            with contextlib.suppress(Exception):  # what failed first is what to tell
+                await self._log.close()
+            raise
         native = self._log.capabilities
         self.capabilities = Capabilities(
             dedup="ids" if native.dedup == "window" else "sender",
@@ -101,8 +108,6 @@ class LogBackend:
             takeover_s=self._lease_s + 1.0,
             more_durable=native.more_durable,
         )
-        await self._catalogue.create()
-        await self._catalogue.refresh()
         self._open = True
 
     async def close(self) -> None:
