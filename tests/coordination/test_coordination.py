@@ -18,7 +18,7 @@ from nexus.coordination.known import KnownIds
 from nexus.coordination.member import LogMember
 from nexus.coordination.replica import Replica
 from nexus.core import roster
-from nexus.errors import Closed, Sealed, Unavailable, UnknownGroup
+from nexus.errors import Closed, Sealed, Unavailable, UnknownGroup, UnknownTopic
 from nexus.event import Event
 from nexus.plugins import make_backend
 from nexus.spi.backend import Appended, Assigned, Cursor, Lost, Revoking, Settlement, TopicSpec, Want
@@ -460,6 +460,106 @@ async def test_a_group_that_cannot_be_told_of_a_leave_is_not_followed_either(
             await heard.wait()
             heard.clear()
         assert nexus_clock.monotonic() - began <= coordination.LEASE_S + 1.0
+
+
+async def test_who_leaves_while_it_joins_again_stays_away(nexus_clock: VirtualClock, name: str) -> None:
+    async with store(name, nexus_clock) as (log, one):
+        await one.ensure(TopicSpec("orders", 1))
+        await one.claim("g", ["orders"], "anna", lambda: None, "earliest")
+        member = await one.claim("g", ["orders"], "bert", lambda: None, "earliest")
+        assert isinstance(member, LogMember)
+        plain = log.describe
+        asked, go = asyncio.Event(), asyncio.Event()
+
+        async def describe(topic: str) -> Any:
+            asked.set()
+            await go.wait()
+            return await plain(topic)
+
+        log.describe = describe  # type: ignore[method-assign]
+        member.lapse("the lease could not be renewed in time")
+        await asked.wait()
+        await member.leave()
+        go.set()
+        await asyncio.sleep(coordination.FRESH_S)
+        people = one._groups["g"].replica.fold.members.values()
+        assert [person.name for person in people] == ["anna"]
+
+
+async def test_a_member_joins_again_without_a_topic_that_is_gone_and_with_it_when_it_is_back(
+    nexus_clock: VirtualClock, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with store(name, nexus_clock) as (log, one):
+        for topic in ("bills", "orders"):
+            await one.ensure(TopicSpec(topic, 1))
+        member = await one.claim("g", ["bills", "orders"], "anna", lambda: None, "earliest")
+        assert isinstance(member, LogMember)
+        plain = log.describe
+        gone = {"orders"}
+        away = True
+
+        async def describe(topic: str) -> Any:
+            if away:
+                raise Unavailable("the broker is away")
+            if topic in gone:
+                raise UnknownTopic(f"no topic {topic!r}")
+            return await plain(topic)
+
+        def owned() -> list[str]:
+            taken.extend(member.changes())
+            last = {change.topic: type(change) for change in taken}
+            return sorted(topic for topic, change in last.items() if change is Assigned)
+
+        log.describe = describe  # type: ignore[method-assign]
+        taken: list[Any] = []
+        assert owned() == ["bills", "orders"]
+        member.lapse("the lease could not be renewed in time")
+        await asyncio.sleep(2 * coordination.GONE_S)
+        assert owned() == []
+        began, away = nexus_clock.monotonic(), False
+        await nexus_clock.sleep_until(lambda: owned() == ["bills"], within_s=60)
+        assert nexus_clock.monotonic() - began >= coordination.GONE_S  # it may be a broker that does not know it yet
+        assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+            "group g: anna cannot join again: NXS-4001 the broker is away",
+            "group g: anna cannot join again: there is no topic orders",
+            "group g: anna goes on without topic orders",
+        ]
+        await asyncio.sleep(10 * coordination.LEASE_S)
+        assert owned() == ["bills"]
+        gone.clear()
+        await nexus_clock.sleep_until(lambda: owned() == ["bills", "orders"], within_s=2 * coordination.GONE_S)
+        assert Lost("bills", 0, "topic orders is there again") in taken
+
+
+async def test_what_keeps_a_member_from_joining_again_is_said_when_it_changes(
+    nexus_clock: VirtualClock, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with store(name, nexus_clock) as (log, one):
+        await one.ensure(TopicSpec("orders", 1))
+        member = await one.claim("g", ["orders"], "anna", lambda: None, "earliest")
+        assert isinstance(member, LogMember)
+        plain = log.describe
+        error: list[Exception] = [UnknownTopic("no topic 'orders'")]
+
+        async def describe(topic: str) -> Any:
+            if error:
+                raise error[0]
+            return await plain(topic)
+
+        def told() -> list[str]:
+            return [record.message for record in caplog.records if "cannot join" in record.message]
+
+        log.describe = describe  # type: ignore[method-assign]
+        member.lapse("the lease could not be renewed in time")
+        await asyncio.sleep(60)
+        assert told() == ["group g: anna cannot join again: there is no topic orders"]
+        assert [type(change) for change in member.changes()] == [Lost]
+        error[0] = Unavailable("the broker is away")
+        await asyncio.sleep(60)
+        assert told()[1:] == ["group g: anna cannot join again: NXS-4001 the broker is away"]
+        error.clear()
+        await nexus_clock.sleep_until(member.changes, within_s=1.0)
+        assert len(told()) == 2
 
 
 async def test_a_claim_that_fails_leaves_nothing_that_follows_the_group(nexus_clock: VirtualClock, name: str) -> None:
