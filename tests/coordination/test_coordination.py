@@ -180,13 +180,13 @@ async def test_while_the_broker_is_away_a_settle_is_to_be_tried_again(nexus_cloc
         assert await member.settle([Settlement("orders", 0, Cursor(1, 2))]) == ["ok"]
 
 
-async def looks_of(log: Breakable, look_s: float) -> list[float]:
-    """Have each look at the catalogue take so long; return a list that grows with each."""
+async def looks_of(log: Breakable, look_s: float, topic: str = coordination.CATALOGUE) -> list[float]:
+    """Have each look at the catalogue, or another journal, take so long; return a list that grows with each."""
     looks: list[float] = []
     plain = log.read
 
     async def read(wants: Any, max_bytes: int, *, fresh: bool) -> Any:
-        if wants[0].topic == coordination.CATALOGUE:
+        if wants[0].topic == topic:
             looks.append(asyncio.get_running_loop().time())
             await asyncio.sleep(look_s)
         return await plain(wants, max_bytes, fresh=fresh)
@@ -367,6 +367,15 @@ async def test_the_lag_of_a_group_of_which_nobody_heard(nexus_clock: VirtualCloc
     async with store(name, nexus_clock) as (_, one):
         with pytest.raises(UnknownGroup):
             await one.lag("nobody")
+
+
+async def test_the_lag_of_a_group_of_which_nobody_heard_may_be_asked_for_twice_at_once(
+    nexus_clock: VirtualClock, name: str
+) -> None:
+    async with store(name, nexus_clock) as (log, one):
+        await looks_of(log, look_s=0.1, topic="nexus.group.nobody")
+        answers = await asyncio.gather(one.lag("nobody"), one.lag("nobody"), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [UnknownGroup, UnknownGroup]
 
 
 async def test_the_groups_whose_lag_was_asked_for_are_remembered_within_a_bound(

@@ -580,7 +580,8 @@ class LogBackend:
         try:
             await replica.refresh()
         except UnknownTopic as error:
-            del self._lags[group]
+            if self._lags.get(group) is replica:  # another call may have come to the same before
+                del self._lags[group]
             raise UnknownGroup(f"no consumer group {group!r}") from error
         return replica.fold
 
