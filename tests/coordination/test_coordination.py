@@ -18,7 +18,7 @@ from nexus.coordination.known import KnownIds
 from nexus.coordination.member import LogMember
 from nexus.coordination.replica import Replica
 from nexus.core import roster
-from nexus.errors import Closed, Sealed, Unavailable, UnknownGroup, UnknownTopic
+from nexus.errors import Closed, Sealed, Unavailable, UnknownGroup, UnknownOutcome, UnknownTopic
 from nexus.event import Event
 from nexus.plugins import make_backend
 from nexus.spi.backend import Appended, Assigned, Cursor, Lost, Revoking, Settlement, TopicSpec, Want
@@ -64,6 +64,24 @@ async def store(name: str, clock: Clock, **options: bool) -> AsyncIterator[tuple
 @pytest.fixture
 def name() -> str:
     return f"coordination-{next(numbers)}"
+
+
+class Held:
+    """A log whose appends to a topic are stored at once; their answers come when they are let go."""
+
+    def __init__(self, log: Breakable, topic: str) -> None:
+        self.go = asyncio.Event()
+        self.stored: list[str] = []
+        plain = log.append
+
+        async def append(of: str, batch: Any, *, dedup: bool) -> list[Appended]:
+            answers = await plain(of, batch, dedup=dedup)
+            if of == topic:
+                self.stored += [event.id for _, event in batch]
+                await self.go.wait()
+            return answers
+
+        log.append = append  # type: ignore[method-assign]
 
 
 def event(id: str = "1", **attributes: Any) -> Event[object]:
@@ -342,16 +360,19 @@ async def test_who_waits_for_a_look_when_the_store_is_closed_is_told_so(nexus_cl
         assert [type(answer) for answer in answers] == [Closed] * 3
 
 
-async def test_an_append_that_took_too_long_is_not_believed_behind_a_seal(nexus_clock: VirtualClock, name: str) -> None:
-    async with store(name, nexus_clock) as (log, one), store(name, nexus_clock) as (_, two):
+@pytest.mark.parametrize("positions", [True, False])
+async def test_an_append_that_took_too_long_is_not_believed_behind_a_seal(
+    nexus_clock: VirtualClock, name: str, positions: bool
+) -> None:
+    async with store(name, nexus_clock, positions=positions) as (log, one), store(name, nexus_clock) as (_, two):
         await one.ensure(TopicSpec("orders", 1))
         await one.append("orders", [(0, event("0"))])
         go = asyncio.Event()
-        plain = BackedLog.append
+        plain = log.append
 
         async def slow(topic: str, batch: Any, *, dedup: bool) -> list[Appended]:
             await go.wait()
-            return await plain(log, topic, batch, dedup=dedup)
+            return await plain(topic, batch, dedup=dedup)
 
         log.append = slow  # type: ignore[method-assign]
         late = asyncio.create_task(one.append("orders", [(0, event("late"))]))
@@ -361,6 +382,67 @@ async def test_an_append_that_took_too_long_is_not_believed_behind_a_seal(nexus_
             await late
         (part,) = await two.read([Want("orders", 0, 0, 10)], 1 << 20)
         assert ([stored.event.id for stored in part.events], part.next, part.more) == (["0"], 1, False)
+
+
+@pytest.mark.parametrize("positions", [True, False])
+async def test_a_late_append_in_front_of_the_end_of_a_sealed_partition_is_believed(
+    nexus_clock: VirtualClock, name: str, positions: bool
+) -> None:
+    async with store(name, nexus_clock, positions=positions) as (log, one), store(name, nexus_clock) as (_, two):
+        await one.ensure(TopicSpec("orders", 1))
+        await one.append("orders", [(0, event("0"))])
+        held = Held(log, "orders")
+        late = asyncio.create_task(one.append("orders", [(0, event("late"))]))
+        await nexus_clock.sleep_until(lambda: held.stored)
+        assert await two.seal("orders", 0) == 2
+        held.go.set()
+        assert await late == [Appended(0, 1 if positions else None)]
+
+
+async def test_a_late_append_waits_until_it_is_said_where_a_sealed_partition_ends(
+    nexus_clock: VirtualClock, name: str
+) -> None:
+    async with store(name, nexus_clock) as (log, one), store(name, nexus_clock) as (other, two):
+        await one.ensure(TopicSpec("orders", 1))
+        await one.append("orders", [(0, event("0"))])
+        go, looked = asyncio.Event(), asyncio.Event()
+        plain, describe = log.append, other.describe
+
+        async def slow(topic: str, batch: Any, *, dedup: bool) -> list[Appended]:
+            if topic == "orders":
+                await go.wait()
+            return await plain(topic, batch, dedup=dedup)
+
+        async def slow_to_say(topic: str) -> Any:
+            state = await describe(topic)
+            if two._catalogue.fold.sealed:
+                looked.set()
+                await asyncio.sleep(0.5)
+            return state
+
+        log.append, other.describe = slow, slow_to_say  # type: ignore[method-assign]
+        late = asyncio.create_task(one.append("orders", [(0, event("late"))]))
+        sealing = asyncio.create_task(two.seal("orders", 0))
+        await looked.wait()
+        go.set()
+        with pytest.raises(Sealed):
+            await late
+        assert await sealing == 1
+
+
+async def test_nobody_knows_of_a_late_append_when_seals_cannot_be_looked_at(
+    nexus_clock: VirtualClock, name: str
+) -> None:
+    async with store(name, nexus_clock) as (log, one):
+        await one.ensure(TopicSpec("orders", 1))
+        held = Held(log, "orders")
+        late = asyncio.create_task(one.append("orders", [(0, event("late"))]))
+        await nexus_clock.sleep_until(lambda: held.stored)
+        await asyncio.sleep(2 * coordination.FRESH_S)
+        log.down = True
+        held.go.set()
+        with pytest.raises(UnknownOutcome):
+            await late
 
 
 async def test_the_lag_of_a_group_of_which_nobody_heard(nexus_clock: VirtualClock, name: str) -> None:

@@ -25,6 +25,7 @@ from nexus.errors import (
     Sealed,
     SettingsError,
     UnknownGroup,
+    UnknownOutcome,
     UnknownTopic,
 )
 from nexus.event import Event
@@ -56,6 +57,7 @@ GONE_S = 5.0
 """How long a topic is unknown before a member joins again without it, as a broker that came back may not know it yet;
 and how often it is looked for then."""
 _REPLICAS = 64
+_LATE_EVENTS = 1_000
 _OLDEST_BYTES = 64 * 1024 * 1024
 
 
@@ -247,7 +249,7 @@ class LogBackend:
         else:
             answers = list(await self._log.append(topic, batch, dedup=False))
         if self._clock.monotonic() - began > FRESH_S:
-            await self._refuse_late(topic, answers)
+            await self._refuse_late(topic, batch, answers)
         return answers
 
     async def _pass_gate(self, topic: str) -> None:
@@ -299,15 +301,42 @@ class LogBackend:
             if partition in sealed:
                 raise Sealed(f"topic {topic!r}, partition {partition} takes no more events")
 
-    async def _refuse_late(self, topic: str, answers: Sequence[Appended | IdConflict]) -> None:
+    async def _refuse_late(
+        self, topic: str, batch: Sequence[tuple[int, Event[object]]], answers: Sequence[Appended | IdConflict]
+    ) -> None:
         """Refuse what took so long that it may have landed behind a seal: nobody will ever read it there."""
-        await self._catalogue.refresh()
-        sealed = self._catalogue.fold.sealed.get(topic, {})
-        for answer in answers:
-            if isinstance(answer, Appended) and answer.position is not None:
-                end = sealed.get(answer.partition)
-                if end is not None and answer.position >= end:
-                    raise Sealed(f"topic {topic!r}, partition {answer.partition} was sealed meanwhile")
+        behind = None
+        try:
+            await self._catalogue.refresh()
+            sealed = self._catalogue.fold.sealed.get(topic, {})
+            for (_, event), answer in zip(batch, answers, strict=True):
+                if not isinstance(answer, Appended) or answer.partition not in sealed:
+                    continue
+                if await self._is_behind(topic, event, answer, sealed[answer.partition]):
+                    behind = answer.partition
+                    break
+        except NexusError as error:
+            raise UnknownOutcome(
+                f"topic {topic!r}: events were stored, but perhaps behind the end of a sealed partition: {error}",
+                hint="append them again with the same ids",
+            ) from error
+        if behind is not None:
+            raise Sealed(f"topic {topic!r}, partition {behind} was sealed meanwhile")
+
+    async def _is_behind(self, topic: str, event: Event[object], place: Appended, end: int | None) -> bool:
+        """Whether an event of a sealed partition lies behind its end."""
+        if end is None:  # whoever sealed it has not said yet, and may say what was so before the event landed
+            end = await self.seal(topic, place.partition)
+        if place.position is not None:
+            return place.position >= end
+        part = Slice(topic, place.partition, [], end, True)
+        while part.more:
+            (part,) = await self._log.read(
+                [Want(topic, place.partition, part.next, _LATE_EVENTS)], _OLDEST_BYTES, fresh=True
+            )
+            if any((late.event.source, late.event.id) == (event.source, event.id) for late in part.events):
+                return True
+        return False
 
     async def _append_once(self, topic: str, batch: Sequence[tuple[int, Event[object]]]) -> list[Appended | IdConflict]:
         known = self._known.get(topic)
