@@ -21,7 +21,7 @@ from nexus.core import roster
 from nexus.errors import Closed, Sealed, Unavailable, UnknownGroup, UnknownOutcome, UnknownTopic
 from nexus.event import Event
 from nexus.plugins import make_backend
-from nexus.spi.backend import Appended, Assigned, Cursor, Lost, Revoking, Settlement, TopicSpec, Want
+from nexus.spi.backend import Appended, Assigned, Cursor, Lost, Member, Revoking, Settlement, Slice, TopicSpec, Want
 from nexus.testing.backed_log import BackedLog
 from nexus.testing.clock import VirtualClock
 
@@ -140,31 +140,73 @@ async def test_who_cannot_renew_loses_all_before_another_may_have_it(nexus_clock
         assert {person.name for person in two._groups["g"].replica.fold.members.values()} == {"one", "two"}
 
 
+@asynccontextmanager
+async def followed(one: coordination.LogBackend, two: coordination.LogBackend) -> AsyncIterator[tuple[Member, Any]]:
+    """Have an owner and an heir that take what they are told when they are woken, and only then.
+
+    Gives the owner, and a list that grows with what both were told.
+    """
+    told: list[tuple[str, type]] = []
+
+    async def follow(name: str, member: Member, news: asyncio.Event) -> None:
+        while True:
+            changes = [type(change) for change in member.changes()]
+            told.extend((name, change) for change in changes if change is not Revoking)
+            await news.wait()
+            news.clear()
+
+    tasks = []
+    members = []
+    for of, name in ((one, "owner"), (two, "heir")):
+        news = asyncio.Event()
+        members.append(await of.claim("g", ["orders"], name, news.set, "earliest"))
+        tasks.append(asyncio.create_task(follow(name, members[-1], news)))
+    yield members[0], told
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def test_a_lease_ends_in_time_while_the_broker_is_silent(nexus_clock: VirtualClock, name: str) -> None:
     async with store(name, nexus_clock) as (log, one), store(name, nexus_clock) as (_, two):
         await one.ensure(TopicSpec("orders", 1))
-        told: list[tuple[str, type]] = []
-
-        async def follow(member: Any, news: asyncio.Event) -> None:
-            """Take what a member has to say when it is woken, and only then."""
-            while True:
-                changes = [type(change) for change in member.changes()]
-                told.extend((member.name, change) for change in changes if change is not Revoking)
-                await news.wait()
-                news.clear()
-
-        async with asyncio.TaskGroup() as following:
-            tasks = []
-            for of, member in ((one, "owner"), (two, "heir")):
-                news = asyncio.Event()
-                claimed = await of.claim("g", ["orders"], member, news.set, "earliest")
-                tasks.append(following.create_task(follow(claimed, news)))
-            await nexus_clock.sleep_until(lambda: ("owner", Assigned) in told)
+        async with followed(one, two) as (_, told):
             log.silent = True
             await nexus_clock.sleep_until(lambda: ("heir", Assigned) in told, within_s=coordination.LEASE_S + 1.0)
             assert told == [("owner", Assigned), ("owner", Lost), ("heir", Assigned)]
-            for task in tasks:
-                task.cancel()
+
+
+async def test_a_lease_counts_from_a_renewal_that_was_answered(nexus_clock: VirtualClock, name: str) -> None:
+    async with store(name, nexus_clock) as (log, one), store(name, nexus_clock) as (_, two):
+        await one.ensure(TopicSpec("orders", 1))
+        append, read = log.append, log.read
+        renewals: list[float] = []
+
+        async def loses_answers(topic: str, batch: Any, *, dedup: bool) -> list[Appended]:
+            record = roster.decode_record(batch[0][1].body)
+            if isinstance(record, roster.Settle):
+                return await append(topic, batch, dedup=dedup)
+            if not isinstance(record, roster.Renew):
+                raise Unavailable("the broker is away")
+            renewals.append(nexus_clock.monotonic())
+            if len(renewals) == 1:
+                await append(topic, batch, dedup=dedup)
+                raise UnknownOutcome("the connection broke")
+            await asyncio.sleep(LOG_LIMIT_S)
+            raise Unavailable("the broker is away")
+
+        async def hears_nothing(wants: Any, max_bytes: int, *, fresh: bool) -> Any:
+            if fresh:
+                return await read(wants, max_bytes, fresh=fresh)
+            return [Slice(want.topic, want.partition, [], want.position, False) for want in wants]
+
+        async with followed(one, two) as (owner, told):
+            log.append, log.read = loses_answers, hears_nothing  # type: ignore[method-assign]
+            await nexus_clock.sleep_until(lambda: len(renewals) == 2)
+            # Only now it reads the first one, and nothing tells it from the second, which is not stored.
+            assert await owner.settle([Settlement("orders", 0, Cursor(1, 1))]) == ["ok"]
+            await nexus_clock.sleep_until(lambda: ("heir", Assigned) in told, within_s=2 * coordination.LEASE_S)
+            assert told == [("owner", Assigned), ("owner", Lost), ("heir", Assigned)]
 
 
 async def test_who_hears_of_its_join_after_the_lease_is_over_owns_nothing(nexus_clock: VirtualClock, name: str) -> None:
