@@ -820,6 +820,38 @@ async def test_an_append_that_failed_is_not_known_and_who_waited_tries_for_himse
         assert answer == Appended(0, 0)
 
 
+async def test_who_waited_for_an_append_whose_first_place_cannot_be_read_tries_for_himself(
+    nexus_clock: VirtualClock, name: str
+) -> None:
+    async with store(name, nexus_clock) as (log, one):
+        await one.ensure(TopicSpec("orders", 1))
+        append, read = log.append, log.read
+        go, asked = asyncio.Event(), asyncio.Event()
+
+        async def knows_copies(topic: str, batch: Any, *, dedup: bool) -> list[Appended]:
+            end = (await log.describe(topic)).end[0]
+            return [Appended(0, 0, duplicate=True)] if end else await append(topic, batch, dedup=dedup)
+
+        async def fails_once(wants: Any, max_bytes: int, *, fresh: bool) -> Any:
+            if wants[0].topic == "orders" and not asked.is_set():
+                asked.set()
+                await go.wait()
+                raise Unavailable("away")
+            return await read(wants, max_bytes, fresh=fresh)
+
+        await log.append("orders", [(0, event("1"))], dedup=True)  # by another process
+        log.append, log.read = knows_copies, fails_once  # type: ignore[method-assign]
+        first = asyncio.create_task(one.append("orders", [(0, event("1"))]))
+        await asked.wait()
+        second = asyncio.create_task(one.append("orders", [(0, event("1"))]))
+        await asyncio.sleep(0.1)
+        go.set()
+        with pytest.raises(Unavailable):
+            await first
+        async with asyncio.timeout(LOG_LIMIT_S):
+            assert await second == [Appended(0, 0, duplicate=True)]
+
+
 async def test_who_had_a_partition_and_why_it_moved_is_told_and_written_down(
     nexus_clock: VirtualClock, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:

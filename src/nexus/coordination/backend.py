@@ -12,7 +12,7 @@ import msgspec
 
 from nexus.clock import Clock
 from nexus.coordination.groups import PREFIX, Group, replica_of
-from nexus.coordination.known import KnownIds, digest
+from nexus.coordination.known import Entry, KnownIds, digest
 from nexus.coordination.member import LogMember
 from nexus.coordination.replica import Replica
 from nexus.core import catalogue, roster
@@ -352,23 +352,9 @@ class LogBackend:
             else:
                 again.append((index, entry))
         if fresh:
-            try:
-                places = await self._log.append(topic, [batch[index] for index, _ in fresh], dedup=True)
-            except BaseException:
-                for index, entry in fresh:
-                    known.failed(batch[index][1], entry)
-                raise
-            for (index, entry), place in zip(fresh, places, strict=True):
-                event = batch[index][1]
-                if not place.duplicate:
-                    known.stored(event, entry, place)
-                    answers[index] = place
-                    continue
-                first = await self._at(topic, place)
-                if first is not None:
-                    entry.digest = digest(first)
-                known.stored(event, entry, place)
-                answers[index] = known.answer(event, entry)
+            stored = await self._store(topic, known, [(*batch[index], entry) for index, entry in fresh])
+            for (index, _), answer in zip(fresh, stored, strict=True):
+                answers[index] = answer
         for index, entry in again:
             if entry.place is None:
                 await known.wait(entry)
@@ -377,6 +363,29 @@ class LogBackend:
             else:
                 answers[index] = known.answer(batch[index][1], entry)
         return [answer for answer in answers if answer is not None]
+
+    async def _store(
+        self, topic: str, known: KnownIds, new: Sequence[tuple[int, Event[object], Entry]]
+    ) -> list[Appended | IdConflict]:
+        """Append events whose ids are not known yet, and note where they are."""
+        answers: list[Appended | IdConflict] = []
+        try:
+            places = await self._log.append(topic, [(partition, event) for partition, event, _ in new], dedup=True)
+            for (_, event, entry), place in zip(new, places, strict=True):
+                if not place.duplicate:
+                    known.stored(event, entry, place)
+                    answers.append(place)
+                    continue
+                first = await self._at(topic, place)
+                if first is not None:
+                    entry.digest = digest(first)
+                known.stored(event, entry, place)
+                answers.append(known.answer(event, entry))
+        except BaseException:
+            for _, event, entry in new[len(answers) :]:
+                known.failed(event, entry)
+            raise
+        return answers
 
     async def _at(self, topic: str, place: Appended) -> Event[object] | None:
         """Read the event that the broker says is there already; None if it is gone or nobody knows its position."""
