@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+import logging
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
 
 from nexus.clock import Clock
 from nexus.coordination.groups import PREFIX, Group, replica_of
-from nexus.coordination.known import KnownIds, digest
+from nexus.coordination.known import Entry, KnownIds, digest
 from nexus.coordination.member import LogMember
 from nexus.coordination.replica import Replica
 from nexus.core import catalogue, roster
+from nexus.core.findings import few
 from nexus.errors import (
     Closed,
     IdConflict,
@@ -23,6 +25,7 @@ from nexus.errors import (
     Sealed,
     SettingsError,
     UnknownGroup,
+    UnknownOutcome,
     UnknownTopic,
 )
 from nexus.event import Event
@@ -41,14 +44,24 @@ from nexus.spi.backend import (
 )
 from nexus.spi.log import Log
 
+log = logging.getLogger("nexus.coordination")
+
 CATALOGUE = "nexus.catalogue"
 FRESH_S = 0.5
 """How old the catalogue may be when an event is appended. A seal waits twice as long before it looks for the end."""
 LEASE_S = 4.0
 REVOKE_S = 5.0
 CLOSE_S = 2.0
-"""How long leaving the groups may take when the backend is closed; what is left then runs out."""
+"""How long leaving the groups may take when the backend is closed; what is left then runs out. As long again for
+appends whose callers were cancelled."""
+GONE_S = 5.0
+"""How long a topic is unknown before a member joins again without it, as a broker that came back may not know it yet;
+and how often it is looked for then."""
+UNATTENDED_BYTES = 16 * 1024 * 1024
+"""How much may be under way in appends whose callers were cancelled; those beyond are cancelled too."""
+_EVENT_BYTES = 1024
 _REPLICAS = 64
+_LATE_EVENTS = 1_000
 _OLDEST_BYTES = 64 * 1024 * 1024
 
 
@@ -78,8 +91,11 @@ class LogBackend:
         self._members: dict[LogMember, tuple[Group, tuple[str, ...], Literal["latest", "earliest"]]] = {}
         self._opening = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
+        self._gate = asyncio.Lock()
         self._at_gate = 0
+        self._failed: tuple[float, BaseException] | None = None  # when a look failed last, unless one did well since
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unattended: dict[asyncio.Task[None], int] = {}  # appends whose callers were cancelled, and their bytes
         self._open = False
 
     # ---- life -----------------------------------------------------------------------------------------------------
@@ -89,6 +105,13 @@ class LogBackend:
         if self._open:
             return
         await self._log.open()
+        try:
+            await self._catalogue.create()
+            await self._catalogue.refresh()
+        except BaseException:
+            with contextlib.suppress(Exception):  # what failed first is what to tell
+                await self._log.close()
+            raise
         native = self._log.capabilities
         self.capabilities = Capabilities(
             dedup="ids" if native.dedup == "window" else "sender",
@@ -99,8 +122,6 @@ class LogBackend:
             takeover_s=self._lease_s + 1.0,
             more_durable=native.more_durable,
         )
-        await self._catalogue.create()
-        await self._catalogue.refresh()
         self._open = True
 
     async def close(self) -> None:
@@ -118,7 +139,13 @@ class LogBackend:
                 await asyncio.gather(*(group.leave(list(group.members.values())) for group in self._groups.values()))
         await asyncio.gather(*(group.stop() for group in self._groups.values()))
         self._groups.clear()
+        if self._unattended:
+            await asyncio.wait(list(self._unattended), timeout=CLOSE_S)
         await self._log.close()
+        left = list(self._unattended)
+        for storing in left:
+            storing.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     def _check_open(self) -> None:
         if not self._open:
@@ -233,34 +260,50 @@ class LogBackend:
         else:
             answers = list(await self._log.append(topic, batch, dedup=False))
         if self._clock.monotonic() - began > FRESH_S:
-            await self._refuse_late(topic, answers)
+            await self._refuse_late(topic, batch, answers)
         return answers
 
     async def _pass_gate(self, topic: str) -> None:
         """Bring the catalogue up to date: calls wait for one look together, and pass in the order they came."""
+        arrived = self._clock.monotonic()
         self._at_gate += 1
         try:
-            stale = self._clock.monotonic() - self._catalogue.confirmed_at > FRESH_S
-            if stale or topic not in self._catalogue.fold.specs:
-                await asyncio.shield(self._looking or self._look())
-            else:
-                await asyncio.sleep(0)  # those who waited for the look go on before this one
+            async with self._gate:  # first come, first served
+                while not self._is_fresh(topic, arrived):
+                    self._check_open()
+                    if self._failed is not None and self._failed[0] > arrived:
+                        raise self._failed[1]  # it waited for that look too, behind others
+                    look = self._look()
+                    await asyncio.wait([look])  # so that it goes on for others when this call is cancelled
+                    if not look.cancelled():
+                        look.result()
         finally:
             self._at_gate -= 1
         self._check_open()
 
+    def _is_fresh(self, topic: str, arrived: float) -> bool:
+        """Whether the catalogue is new enough for a call that came then, and not when a long look lets it go on.
+
+        A look that began long before may have ended only now, and who seals waits for no longer than looks are good.
+        """
+        looked = self._catalogue.confirmed_at
+        return looked >= arrived or (looked >= arrived - FRESH_S and topic in self._catalogue.fold.specs)
+
     def _look(self) -> asyncio.Task[None]:
         """Look at the catalogue, once for all who append meanwhile."""
+        if self._looking is not None and not self._looking.done():
+            return self._looking
         task = self._looking = asyncio.get_running_loop().create_task(self._catalogue.refresh())
         self._tasks.add(task)
         task.add_done_callback(self._looked)
         return task
 
     def _looked(self, task: asyncio.Task[None]) -> None:
-        self._looking = None
+        if self._looking is task:
+            self._looking = None
         self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # seen: who waits for it is told, and else the next append looks again
+        error = None if task.cancelled() else task.exception()  # who waits for it is told, else the next looks again
+        self._failed = None if error is None else (self._clock.monotonic(), error)
 
     def _refuse_sealed(
         self, topic: str, batch: Sequence[tuple[int, Event[object]]], sealed: dict[int, int | None]
@@ -269,15 +312,42 @@ class LogBackend:
             if partition in sealed:
                 raise Sealed(f"topic {topic!r}, partition {partition} takes no more events")
 
-    async def _refuse_late(self, topic: str, answers: Sequence[Appended | IdConflict]) -> None:
+    async def _refuse_late(
+        self, topic: str, batch: Sequence[tuple[int, Event[object]]], answers: Sequence[Appended | IdConflict]
+    ) -> None:
         """Refuse what took so long that it may have landed behind a seal: nobody will ever read it there."""
-        await self._catalogue.refresh()
-        sealed = self._catalogue.fold.sealed.get(topic, {})
-        for answer in answers:
-            if isinstance(answer, Appended) and answer.position is not None:
-                end = sealed.get(answer.partition)
-                if end is not None and answer.position >= end:
-                    raise Sealed(f"topic {topic!r}, partition {answer.partition} was sealed meanwhile")
+        behind = None
+        try:
+            await self._catalogue.refresh()
+            sealed = self._catalogue.fold.sealed.get(topic, {})
+            for (_, event), answer in zip(batch, answers, strict=True):
+                if not isinstance(answer, Appended) or answer.partition not in sealed:
+                    continue
+                if await self._is_behind(topic, event, answer, sealed[answer.partition]):
+                    behind = answer.partition
+                    break
+        except NexusError as error:
+            raise UnknownOutcome(
+                f"topic {topic!r}: events were stored, but perhaps behind the end of a sealed partition: {error}",
+                hint="append them again with the same ids",
+            ) from error
+        if behind is not None:
+            raise Sealed(f"topic {topic!r}, partition {behind} was sealed meanwhile")
+
+    async def _is_behind(self, topic: str, event: Event[object], place: Appended, end: int | None) -> bool:
+        """Whether an event of a sealed partition lies behind its end."""
+        if end is None:  # whoever sealed it has not said yet, and may say what was so before the event landed
+            end = await self.seal(topic, place.partition)
+        if place.position is not None:
+            return place.position >= end
+        part = Slice(topic, place.partition, [], end, True)
+        while part.more:
+            (part,) = await self._log.read(
+                [Want(topic, place.partition, part.next, _LATE_EVENTS)], _OLDEST_BYTES, fresh=True
+            )
+            if any((late.event.source, late.event.id) == (event.source, event.id) for late in part.events):
+                return True
+        return False
 
     async def _append_once(self, topic: str, batch: Sequence[tuple[int, Event[object]]]) -> list[Appended | IdConflict]:
         known = self._known.get(topic)
@@ -293,23 +363,14 @@ class LogBackend:
             else:
                 again.append((index, entry))
         if fresh:
-            try:
-                places = await self._log.append(topic, [batch[index] for index, _ in fresh], dedup=True)
-            except BaseException:
-                for index, entry in fresh:
-                    known.failed(batch[index][1], entry)
-                raise
-            for (index, entry), place in zip(fresh, places, strict=True):
-                event = batch[index][1]
-                if not place.duplicate:
-                    known.stored(event, entry, place)
-                    answers[index] = place
-                    continue
-                first = await self._at(topic, place)
-                if first is not None:
-                    entry.digest = digest(first)
-                known.stored(event, entry, place)
-                answers[index] = known.answer(event, entry)
+            new = [(*batch[index], entry) for index, entry in fresh]
+            storing = self._store(topic, known, new)
+            if self._log.capabilities.dedup == "none":
+                stored = await self._see_through(storing, batch)
+            else:  # what a cancelled call stored, the broker knows
+                stored = await storing
+            for (index, _), answer in zip(fresh, stored, strict=True):
+                answers[index] = answer
         for index, entry in again:
             if entry.place is None:
                 await known.wait(entry)
@@ -318,6 +379,52 @@ class LogBackend:
             else:
                 answers[index] = known.answer(batch[index][1], entry)
         return [answer for answer in answers if answer is not None]
+
+    async def _store(
+        self, topic: str, known: KnownIds, new: Sequence[tuple[int, Event[object], Entry]]
+    ) -> list[Appended | IdConflict]:
+        """Append events whose ids are not known yet, and note where they are."""
+        answers: list[Appended | IdConflict] = []
+        try:
+            places = await self._log.append(topic, [(partition, event) for partition, event, _ in new], dedup=True)
+            for (_, event, entry), place in zip(new, places, strict=True):
+                if not place.duplicate:
+                    known.stored(event, entry, place)
+                    answers.append(place)
+                    continue
+                first = await self._at(topic, place)
+                if first is not None:
+                    entry.digest = digest(first)
+                known.stored(event, entry, place)
+                answers.append(known.answer(event, entry))
+        except BaseException:
+            for _, event, entry in new[len(answers) :]:
+                known.failed(event, entry)
+            raise
+        return answers
+
+    async def _see_through(
+        self, storing: Coroutine[Any, Any, list[Appended | IdConflict]], batch: Sequence[tuple[int, Event[object]]]
+    ) -> list[Appended | IdConflict]:
+        """Append in a task of its own: what becomes of the events is to be known also if this call is cancelled.
+
+        When too much is under way for calls that were cancelled, it is cancelled too, and its ids are forgotten.
+        """
+        loop = asyncio.get_running_loop()
+        told: asyncio.Future[list[Appended | IdConflict]] = loop.create_future()
+        task = loop.create_task(_tell(storing, told))
+        try:
+            return await told  # the task itself would need a shield, which costs as much again
+        except asyncio.CancelledError:
+            if told.done() and not told.cancelled():
+                told.exception()  # too late to tell anybody
+            size = sum(len(event.body) + _EVENT_BYTES for _, event in batch)
+            if sum(self._unattended.values()) + size > UNATTENDED_BYTES:
+                task.cancel()
+            elif not task.done():
+                self._unattended[task] = size
+                task.add_done_callback(self._unattended.pop)
+            raise
 
     async def _at(self, topic: str, place: Appended) -> Event[object] | None:
         """Read the event that the broker says is there already; None if it is gone or nobody knows its position."""
@@ -421,19 +528,68 @@ class LogBackend:
             await group.stop()
 
     def _rejoin(self, member: LogMember) -> None:
-        if self._open and member in self._members:
+        if self._takes_part(member):
             task = asyncio.get_running_loop().create_task(self._join_again(member))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def _join_again(self, member: LogMember) -> None:
+        """Make a member whose lease ended one of its group again; it goes on without topics that stay unknown."""
         group, topics, start = self._members[member]
-        while self._open and member in self._members:
-            with contextlib.suppress(NexusError):
-                infos = [await self.describe(topic) for topic in topics]
-                await group.join(member, infos, start)
+        told = ""
+        since: float | None = None  # when topics began to be unknown
+        while self._takes_part(member):
+            try:
+                infos, unknown = await self._those_there(topics)
+                if not self._takes_part(member):  # it left meanwhile: it must not come back
+                    return
+                now = self._clock.monotonic()
+                if unknown and since is None:
+                    since = now
+                if not unknown or (infos and since is not None and now - since >= GONE_S):
+                    await group.join(member, infos, start)
+                    break
+                trouble = f"there is no topic {few(unknown)}"
+            except Closed:
                 return
+            except NexusError as error:
+                trouble, since = str(error), None
+            if trouble != told:
+                log.warning("group %s: %s cannot join again: %s", group.name, member.name, trouble)
+                told = trouble
             await asyncio.sleep(FRESH_S)
+        else:
+            return
+        if unknown:
+            log.warning("group %s: %s goes on without topic %s", group.name, member.name, few(unknown))
+            await self._wait_for(member, unknown)
+
+    async def _wait_for(self, member: LogMember, topics: Sequence[str]) -> None:
+        """Have a member join anew, with all its topics, should one that it went on without be there after all."""
+        id = member.id
+        while True:
+            await asyncio.sleep(GONE_S)
+            found: list[TopicInfo] = []
+            with contextlib.suppress(NexusError):
+                found, _ = await self._those_there(topics)
+            if not self._takes_part(member) or member.id != id:
+                return
+            if found:
+                member.lapse(f"topic {few([info.spec.name for info in found])} is there again")
+                return
+
+    def _takes_part(self, member: LogMember) -> bool:
+        return self._open and member in self._members
+
+    async def _those_there(self, topics: Sequence[str]) -> tuple[list[TopicInfo], list[str]]:
+        """Describe topics; return also the names of those that are unknown."""
+        infos, unknown = [], []
+        for topic in topics:
+            try:
+                infos.append(await self.describe(topic))
+            except UnknownTopic:
+                unknown.append(topic)
+        return infos, unknown
 
     async def groups(self) -> list[str]:
         """See `nexus.spi.backend.Backend.groups`."""
@@ -501,9 +657,27 @@ class LogBackend:
         try:
             await replica.refresh()
         except UnknownTopic as error:
-            del self._lags[group]
+            if self._lags.get(group) is replica:  # another call may have come to the same before
+                del self._lags[group]
             raise UnknownGroup(f"no consumer group {group!r}") from error
         return replica.fold
+
+
+async def _tell(
+    storing: Coroutine[Any, Any, list[Appended | IdConflict]], told: asyncio.Future[list[Appended | IdConflict]]
+) -> None:
+    """Tell what became of an append, if somebody still waits for it."""
+    try:
+        answers = await storing
+    except Exception as error:
+        if not told.done():
+            told.set_exception(error)
+    except BaseException:
+        told.cancel()
+        raise
+    else:
+        if not told.done():
+            told.set_result(answers)
 
 
 def _check_partitions(wished: TopicSpec, known: TopicSpec | None) -> None:

@@ -36,6 +36,8 @@ log = logging.getLogger("nexus.coordination")
 
 LOOK_S = 0.25
 """How often a group looks after leases and deadlines, and after news that no wake told of."""
+OWN_LEASE = 0.9
+"""How much of its lease a member counts on: clocks run apart, and it gives up before others may take."""
 EVICT_GRACE_S = 0.5
 """How much later than told to the owner a partition is taken from it: the owner gives it up by itself first."""
 PREFIX = "nexus.group."
@@ -113,7 +115,7 @@ class Group:
         starts = {info.spec.name: list(info.end if start == "latest" else info.first) for info in infos}
         self.members.pop(before, None)
         self.members[id] = member
-        member.begin(id, began + 0.9 * self._lease_s)
+        member.begin(id, began + OWN_LEASE * self._lease_s)
         try:
             await self.replica.submit(Join(id, member.name, before, starts))
         except BaseException:
@@ -160,7 +162,7 @@ class Group:
                 if member.joined:  # its lease ran out, or another took its name
                     member.lapse("the lease ended")
                 continue
-            member.compare(roster.owned(id), self._revoke_s, person.renewals, self._lease_s)
+            member.compare(roster.owned(id), self._revoke_s)
         for id, person in roster.members.items():
             seen = self._seen.get(id)
             if seen is None or seen[0] != person.renewals:
@@ -217,19 +219,20 @@ class Group:
                 await self._look()
             except NexusError as error:
                 log.warning("group %s: %s", self.name, error)
-                self._lapse_late()
                 await asyncio.sleep(LOOK_S)
 
     async def _look(self) -> None:
         """Renew, and end what ran out."""
-        self._lapse_late()
+        for member in list(self.members.values()):
+            member.check()  # after a pause of this process it may be here before the member's own timer
         now = self._clock.monotonic()
-        joined = [id for id, member in self.members.items() if member.joined]
+        joined = {id: member for id, member in self.members.items() if member.joined}
         if joined and now >= self._renew_at:
             self._renew_at = now + self._lease_s / 3
-            for id in joined:
-                self.members[id].renewing(now)
-            await self.replica.submit(Renew(joined))
+            await self.replica.submit(Renew(list(joined)))
+            # Only now, and from this very record: one before, that had no answer, may be the last that others read.
+            for id, member in joined.items():
+                member.renewed(id, now + OWN_LEASE * self._lease_s)
         roster = self._roster
         overdue = [
             Expire(id, renewals)
@@ -249,7 +252,3 @@ class Group:
                     await self.replica.submit(expire)
             for evict in late:
                 await self.replica.submit(evict)
-
-    def _lapse_late(self) -> None:
-        for member in list(self.members.values()):
-            member.check()

@@ -52,8 +52,7 @@ class LogMember:
         self._changes: list[Change] = []
         self._view: dict[Place, tuple[int, bool]] = {}
         self._until = 0.0
-        self._renewals = 0
-        self._renewing: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._settles = 0
         self._settling = asyncio.Lock()
         self._left = False
@@ -66,12 +65,13 @@ class LogMember:
         self.id = id
         self.joined = self._lapsed = False
         self._until = until
-        self._renewals = self._settles = 0
-        self._renewing = None
+        self._settles = 0
+        self._watch()
 
-    def renewing(self, now: float) -> None:
-        """A renewal is written now."""
-        self._renewing = now
+    def renewed(self, id: str, until: float) -> None:
+        """Have a lease until then, if it is known under this id still."""
+        if self.id == id:
+            self._until = until
 
     def next_settle(self) -> int:
         self._settles += 1
@@ -81,15 +81,11 @@ class LogMember:
         """It gave a partition up itself, so it need not be told."""
         self._view.pop((topic, partition), None)
 
-    def compare(self, owned: Mapping[Place, Seat], revoke_s: float, renewals: int, lease_s: float) -> None:
+    def compare(self, owned: Mapping[Place, Seat], revoke_s: float) -> None:
         """Take in what the journal says of it by now."""
         if self._left or self._lapsed:
             return
-        self.joined = True
-        if renewals > self._renewals:
-            self._renewals = renewals
-            if self._renewing is not None:
-                self._until, self._renewing = self._renewing + 0.9 * lease_s, None
+        newly, self.joined = not self.joined, True
         changes: list[Change] = []
         for place, (token, _) in list(self._view.items()):
             seat = owned.get(place)
@@ -108,6 +104,22 @@ class LogMember:
         if changes:
             self._changes += changes
             self._wake()
+        if newly:
+            self._watch()  # the journal may have said so when the lease was over already
+
+    def _watch(self) -> None:
+        """Give up in time, by the clock alone: nobody else may be able to say so while the log does not answer."""
+        self._stop_watching()
+        rest_s = self._until - self._clock.monotonic()
+        if rest_s > 0:
+            self._timer = asyncio.get_running_loop().call_later(rest_s, self._watch)
+        else:
+            self.check()
+
+    def _stop_watching(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def check(self) -> None:
         """Give everything up if the lease has ended: others may take it from now on."""
@@ -130,6 +142,7 @@ class LogMember:
         """Stop, without telling anybody."""
         if not self._left:
             self._left = True
+            self._stop_watching()
             self._changes = []
             self._view = {}
             self._stopped(self)
