@@ -852,61 +852,6 @@ async def test_who_waited_for_an_append_whose_first_place_cannot_be_read_tries_f
             assert await second == [Appended(0, 0, duplicate=True)]
 
 
-async def cancel(append: asyncio.Task[Any]) -> None:
-    append.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await append
-
-
-async def test_what_a_cancelled_append_stored_is_known(nexus_clock: VirtualClock, name: str) -> None:
-    async with store(name, nexus_clock) as (log, one):
-        await one.ensure(TopicSpec("orders", 1))
-        held = Held(log, "orders")
-        first = asyncio.create_task(one.append("orders", [(0, event("1"))]))
-        await nexus_clock.sleep_until(lambda: held.stored)
-        await cancel(first)
-        again = asyncio.create_task(one.append("orders", [(0, event("1"))]))
-        await asyncio.sleep(0.1)
-        held.go.set()
-        assert await again == [Appended(0, 0, duplicate=True)]
-        assert held.stored == ["1"]
-        assert one._unattended == {}
-
-
-async def test_cancelled_appends_are_seen_through_within_a_bound(
-    nexus_clock: VirtualClock, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(coordination, "UNATTENDED_BYTES", 10_000)
-    async with store(name, nexus_clock) as (log, one):
-        await one.ensure(TopicSpec("orders", 1))
-        held = Held(log, "orders")
-        for number in range(5):
-            append = asyncio.create_task(one.append("orders", [(0, event(str(number), body=b"x" * 2_000))]))
-            await nexus_clock.sleep_until(lambda number=number: len(held.stored) > number)  # type: ignore[misc]
-            await cancel(append)
-        assert len(one._unattended) == 3
-        held.go.set()
-        assert await one.append("orders", [(0, event("4", body=b"x" * 2_000))]) == [Appended(0, 5)]  # it was forgotten
-        assert one._unattended == {}
-
-
-async def test_closing_waits_for_cancelled_appends_but_not_for_ever(nexus_clock: VirtualClock, name: str) -> None:
-    async with store(name, nexus_clock) as (log, one):
-        await one.ensure(TopicSpec("orders", 1))
-        for ends in (True, False):
-            held = Held(log, "orders")
-            append = asyncio.create_task(one.append("orders", [(0, event(f"ends-{ends}"))]))
-            await nexus_clock.sleep_until(lambda held=held: held.stored)  # type: ignore[misc]
-            await cancel(append)
-            began = nexus_clock.monotonic()
-            if ends:
-                asyncio.get_running_loop().call_later(1.0, held.go.set)
-            await one.close()
-            assert nexus_clock.monotonic() - began == pytest.approx(1.0 if ends else coordination.CLOSE_S)
-            assert one._unattended == {}
-            await one.open()
-
-
 async def test_who_had_a_partition_and_why_it_moved_is_told_and_written_down(
     nexus_clock: VirtualClock, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:

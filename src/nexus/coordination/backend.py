@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -52,14 +52,10 @@ FRESH_S = 0.5
 LEASE_S = 4.0
 REVOKE_S = 5.0
 CLOSE_S = 2.0
-"""How long leaving the groups may take when the backend is closed; what is left then runs out. As long again for
-appends whose callers were cancelled."""
+"""How long leaving the groups may take when the backend is closed; what is left then runs out."""
 GONE_S = 5.0
 """How long a topic is unknown before a member joins again without it, as a broker that came back may not know it yet;
 and how often it is looked for then."""
-UNATTENDED_BYTES = 16 * 1024 * 1024
-"""How much may be under way in appends whose callers were cancelled; those beyond are cancelled too."""
-_EVENT_BYTES = 1024
 _REPLICAS = 64
 _LATE_EVENTS = 1_000
 _OLDEST_BYTES = 64 * 1024 * 1024
@@ -95,7 +91,6 @@ class LogBackend:
         self._at_gate = 0
         self._failed: tuple[float, BaseException] | None = None  # when a look failed last, unless one did well since
         self._tasks: set[asyncio.Task[None]] = set()
-        self._unattended: dict[asyncio.Task[None], int] = {}  # appends whose callers were cancelled, and their bytes
         self._open = False
 
     # ---- life -----------------------------------------------------------------------------------------------------
@@ -139,13 +134,7 @@ class LogBackend:
                 await asyncio.gather(*(group.leave(list(group.members.values())) for group in self._groups.values()))
         await asyncio.gather(*(group.stop() for group in self._groups.values()))
         self._groups.clear()
-        if self._unattended:
-            await asyncio.wait(list(self._unattended), timeout=CLOSE_S)
         await self._log.close()
-        left = list(self._unattended)
-        for storing in left:
-            storing.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
 
     def _check_open(self) -> None:
         if not self._open:
@@ -363,12 +352,7 @@ class LogBackend:
             else:
                 again.append((index, entry))
         if fresh:
-            new = [(*batch[index], entry) for index, entry in fresh]
-            storing = self._store(topic, known, new)
-            if self._log.capabilities.dedup == "none":
-                stored = await self._see_through(storing, batch)
-            else:  # what a cancelled call stored, the broker knows
-                stored = await storing
+            stored = await self._store(topic, known, [(*batch[index], entry) for index, entry in fresh])
             for (index, _), answer in zip(fresh, stored, strict=True):
                 answers[index] = answer
         for index, entry in again:
@@ -402,29 +386,6 @@ class LogBackend:
                 known.failed(event, entry)
             raise
         return answers
-
-    async def _see_through(
-        self, storing: Coroutine[Any, Any, list[Appended | IdConflict]], batch: Sequence[tuple[int, Event[object]]]
-    ) -> list[Appended | IdConflict]:
-        """Append in a task of its own: what becomes of the events is to be known also if this call is cancelled.
-
-        When too much is under way for calls that were cancelled, it is cancelled too, and its ids are forgotten.
-        """
-        loop = asyncio.get_running_loop()
-        told: asyncio.Future[list[Appended | IdConflict]] = loop.create_future()
-        task = loop.create_task(_tell(storing, told))
-        try:
-            return await told  # the task itself would need a shield, which costs as much again
-        except asyncio.CancelledError:
-            if told.done() and not told.cancelled():
-                told.exception()  # too late to tell anybody
-            size = sum(len(event.body) + _EVENT_BYTES for _, event in batch)
-            if sum(self._unattended.values()) + size > UNATTENDED_BYTES:
-                task.cancel()
-            elif not task.done():
-                self._unattended[task] = size
-                task.add_done_callback(self._unattended.pop)
-            raise
 
     async def _at(self, topic: str, place: Appended) -> Event[object] | None:
         """Read the event that the broker says is there already; None if it is gone or nobody knows its position."""
@@ -661,23 +622,6 @@ class LogBackend:
                 del self._lags[group]
             raise UnknownGroup(f"no consumer group {group!r}") from error
         return replica.fold
-
-
-async def _tell(
-    storing: Coroutine[Any, Any, list[Appended | IdConflict]], told: asyncio.Future[list[Appended | IdConflict]]
-) -> None:
-    """Tell what became of an append, if somebody still waits for it."""
-    try:
-        answers = await storing
-    except Exception as error:
-        if not told.done():
-            told.set_exception(error)
-    except BaseException:
-        told.cancel()
-        raise
-    else:
-        if not told.done():
-            told.set_result(answers)
 
 
 def _check_partitions(wished: TopicSpec, known: TopicSpec | None) -> None:

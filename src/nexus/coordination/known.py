@@ -1,7 +1,6 @@
 """The ids that this process appended to a topic lately: what makes publishing again safe on any broker.
 
-An id is known from the moment that its append begins: who appends the same event meanwhile waits for that answer, also
-when the one that began it was cancelled and waits no more.
+An id is known from the moment that its append begins: who appends the same event meanwhile waits for that answer.
 What other processes appended is not known here. On a broker that knows no duplicates itself, consumers pass over the
 second copy (`nexus.runtime.inbox`).
 """
