@@ -103,6 +103,7 @@ class Nexus:
         self._dead_letters: DeadLetters | None = None
         self._state: Literal["new", "open", "closing", "closed"] = "new"
         self._closed = asyncio.Event()
+        self._given = backend is not None
         self._wire(backend or self._make_backend())
 
     def _make_backend(self) -> Backend:
@@ -112,6 +113,7 @@ class Nexus:
     def _wire(self, backend: Backend) -> None:
         """Make what stands on the backend alone and is there before the bus is open."""
         self.backend = backend
+        self._dead_letters = self._schedules = self._requests = None
         self.control = ControlTopic(backend, self.clock, self.new_id, self.settings.source)
         self._managed = Managed(
             self.control, backend, self.groups, self._handlers.created, self._consume, self._forget, self._own_delays
@@ -235,11 +237,17 @@ class Nexus:
     async def start(self, *, consume: bool = True) -> None:
         """Open the backend, make sure that the topics exist, and begin to consume unless told otherwise.
 
-        Raises `SettingsError` (also when the backend gives less durability than asked for), `BackendError`.
+        Raises `SettingsError` (also when the backend gives less durability than asked for), `BackendError`. If the
+        backend could not be opened, it may be started again.
         """
         if self._state != "new":
             raise Closed("a bus starts once", hint="make another Nexus")
-        await self.backend.open()
+        try:
+            await self.backend.open()
+        except BaseException:
+            if not self._given:  # one that failed may be closed for good; the next start is to have its chance
+                self._wire(self._make_backend())
+            raise
         self._state = "open"
         try:
             publisher = self._publisher = self._make_publisher()

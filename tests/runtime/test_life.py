@@ -10,6 +10,7 @@ import pytest
 
 from nexus import Event, Nexus
 from nexus.errors import Closed, Unavailable
+from nexus.plugins import make_backend
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -49,3 +50,30 @@ async def test_all_of_a_bus_is_closed_whatever_one_part_raises(part: str, monkey
     with pytest.raises(Closed):
         await bus.backend.topics()
     await bus.close()
+
+
+async def test_a_bus_whose_backend_could_not_be_opened_can_be_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    def make(url: str, *rest: Any) -> Any:
+        made.append(backend := make_backend(url, *rest))
+        if len(made) < 3:
+            monkeypatch.setattr(backend, "open", unavailable)
+        return backend
+
+    async def unavailable() -> None:
+        raise Unavailable("nobody is there yet")
+
+    monkeypatch.setattr("nexus.app.make_backend", make)
+    bus, got = Nexus("memory://"), asyncio.Event()
+
+    @bus.on("a.*", group="g", start="earliest")
+    async def handle(event: Event[Any]) -> None:
+        got.set()
+
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await bus.start()
+    async with bus, asyncio.timeout(10):
+        await bus.publish("a.b")
+        await got.wait()
