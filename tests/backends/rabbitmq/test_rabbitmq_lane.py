@@ -8,6 +8,7 @@ import pytest
 
 from nexus.backends.rabbitmq.lane import Lane, Waiting
 from nexus.errors import Closed, Unavailable
+from nexus.testing.clock import make_virtual
 
 
 class Stand:
@@ -41,7 +42,7 @@ class Stand:
         self.ended += 1
 
     def call(self, size: int) -> asyncio.Task[asyncio.Future[None]]:
-        return asyncio.create_task(self.lane.send({}, size, 1))
+        return asyncio.create_task(self.lane.send({}, size, 1, 10.0))
 
 
 async def turns(count: int = 5) -> None:
@@ -83,3 +84,22 @@ async def test_who_waits_at_the_end_hears_of_it() -> None:
     for result in await asyncio.gather(*calls, return_exceptions=True):
         assert isinstance(result, Closed)
     assert stand.sent == []
+
+
+async def test_what_was_sent_in_the_turn_in_which_its_time_was_over_was_sent() -> None:
+    clock = make_virtual(asyncio.get_running_loop())
+    stand = Stand()
+    sent = stand.call(1)
+    loop = asyncio.get_running_loop()
+    await turns()
+    loop.call_at(loop.time() + 10.0 - 5e-10, stand.open.set)  # timers so near run together
+    assert (await sent).done()
+    assert stand.sent == [1]
+    stand.open.clear()
+    never = stand.call(2)
+    await clock.sleep(11)
+    with pytest.raises(TimeoutError):
+        await never
+    stand.open.set()
+    await turns()
+    assert stand.sent == [1], "what nobody waits for is not sent"

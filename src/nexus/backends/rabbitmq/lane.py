@@ -48,13 +48,22 @@ class Lane:
         self._waiting: deque[Waiting] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    async def send(self, records: dict[int, list[bytes]], size: int, events: int) -> asyncio.Future[None]:
-        """Wait in line, and be sent. Who is cancelled meanwhile is not sent."""
+    async def send(
+        self, records: dict[int, list[bytes]], size: int, events: int, within_s: float
+    ) -> asyncio.Future[None]:
+        """Wait in line, and be sent. Who is cancelled meanwhile is not sent, nor who waits longer: `TimeoutError`."""
         sent: Sent = asyncio.get_running_loop().create_future()
         self._waiting.append(Waiting(records, size, events, sent))
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._drain())
-        return await sent
+        try:
+            # Not by a timeout, which would forget that it was sent in the very turn in which its time was over.
+            await asyncio.wait([sent], timeout=within_s)
+        finally:
+            sent.cancel()
+        if sent.cancelled():
+            raise TimeoutError
+        return sent.result()
 
     async def _drain(self) -> None:
         try:

@@ -266,8 +266,7 @@ class RabbitLog:
                 lambda: self._lanes.pop(topic, None),
             )
         try:
-            async with asyncio.timeout(self.settings.timeout_s):
-                return await lane.send(records, size, events)
+            return await lane.send(records, size, events, self.settings.timeout_s)
         except TimeoutError as error:
             raise Unavailable("RabbitMQ: nothing could be sent in time", hint="look whether the broker runs") from error
 
