@@ -14,7 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nexus.core import envelope
-from nexus.core.envelope import check_json, encode_payload, from_cloudevent, same_content, to_cloudevent, validate
+from nexus.core.envelope import (
+    check_json,
+    content_hash,
+    encode_payload,
+    from_cloudevent,
+    same_content,
+    to_cloudevent,
+    validate,
+)
 from nexus.errors import InvalidEvent, PayloadTooLarge
 from nexus.event import Event, is_json, payload_decoder
 
@@ -105,9 +113,21 @@ def test_case_10_duplicate_keys(text: bytes) -> None:
         check_json(text)
 
 
+def test_a_body_is_bytes() -> None:
+    for body in ("text", bytearray(b"1"), None):
+        refused("body must be bytes", body=body)
+
+
+def test_a_time_is_one_that_utc_can_say() -> None:
+    refused("outside the years", time=datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14))))
+    refused("outside the years", expirytime=datetime(9999, 12, 31, 23, tzinfo=timezone(timedelta(hours=-14))))
+
+
 def test_case_11_and_12_same_content() -> None:
     first = event(body=b"1", key="k")
-    assert same_content(first, event(body=b"1", key="k", time=NOW + timedelta(1), traceparent="t", causationid="c"))
+    again = event(body=b"1", key="k", time=NOW + timedelta(1), traceparent="t", causationid="c")
+    assert same_content(first, again)
+    assert content_hash(first) == content_hash(again)
     for other in (
         {"body": b"2"},
         {"type": "x"},
@@ -117,6 +137,7 @@ def test_case_11_and_12_same_content() -> None:
         {"datacontenttype": "a/b"},
     ):
         assert not same_content(first, msgspec.structs.replace(first, **other))
+        assert content_hash(first) != content_hash(msgspec.structs.replace(first, **other))
 
 
 def test_case_13_id_of_10_kib() -> None:

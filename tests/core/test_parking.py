@@ -24,6 +24,7 @@ from nexus.core.parking import (
     Requeue,
     Reset,
     Start,
+    Unreadable,
     Unstart,
     decode_record,
     encode_record,
@@ -67,6 +68,17 @@ def folded(history: list[Record]) -> Fold:
 
 def state(fold: Fold) -> Any:
     return fold.epoch, fold.base, view(fold), {key: known.floor for key, known in fold.keys.items()}, fold.unfinished
+
+
+@given(st.lists(records(), max_size=40), st.data())
+def test_what_is_no_record_changes_nothing(history: list[Record], data: st.DataObject) -> None:
+    at = data.draw(st.integers(0, len(history)))
+    fold = Fold()
+    for place, record in enumerate([*history[:at], Unreadable(), *history[at:]]):
+        taken = fold.apply(place, record)
+        assert not (taken and place == at)
+    assert fold.place == len(history) + 1
+    assert state(fold) == state(folded(history))
 
 
 @given(st.lists(records(), max_size=40), st.data())
