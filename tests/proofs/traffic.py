@@ -86,9 +86,11 @@ class Traffic:
         self._rate = rate
         self.partitions: list[int] = []
         """By number of the event: where it went."""
+        self.over = False
+        """Set when no more are to be published: what is under way then is stored, and counted."""
 
     async def run(self) -> None:
-        while True:
+        while not self.over:
             number = len(self.partitions)
             data = {"n": number, "kind": "even" if number % 2 == 0 else "odd"}
             event = self._bus.event("traffic.step", data, key=f"key-{number % KEYS}")
@@ -161,10 +163,8 @@ async def traffic(folder: Path, rate: float = 200, each: float = 100, stops_s: f
         made_again_at = time.monotonic()
         await groups.create(MADE, "traffic.*", handler=MADE, start="earliest")
         await flow.more(pace)
-        flowing.cancel()
-        await asyncio.wait([flowing])
-        if not flowing.cancelled():
-            flowing.result()
+        flow.over = True
+        await flowing
         count = len(flow.partitions)
         whole = ("altered", "paused", "back", "forward", "witness", MADE)
         last = {partition: number for number, partition in enumerate(flow.partitions)}
