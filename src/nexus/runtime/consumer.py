@@ -263,7 +263,8 @@ class Consumer:
                 await asyncio.sleep(0)
                 continue
             wakes = [owner.wake_at for owner in self._owners() if owner.wake_at is not None]
-            wakes += [partition.resting_until for partition in self._partitions.values() if partition.resting_until]
+            if self._fetcher.resting:
+                wakes += [partition.resting_until for partition in self._partitions.values() if partition.resting_until]
             due = min(wakes, default=None)
             if self._bounds is not None and self._bounds.wake_at is not None:
                 due = min(due or self._bounds.wake_at, self._bounds.wake_at)

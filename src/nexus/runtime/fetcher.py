@@ -48,6 +48,10 @@ class Fetcher:
         self._prefetch_bytes = prefetch_bytes
         self._tail = tail
         self._fetches = 0
+        self._crowded = False
+        """Whether bytes have ever been what a fetch was short of: then they must be shared fairly."""
+        self.resting = False
+        """Whether a partition rests."""
         self.tail_parking = True
         """Whether there may be news in the parking topics."""
 
@@ -69,7 +73,7 @@ class Fetcher:
             owner = partition.owner
             assert owner is not None
             count = min(owner.credit, share)
-            if owner.queued_bytes * len(live) > self._prefetch_bytes:
+            if self._crowded and owner.queued_bytes * len(live) > self._prefetch_bytes:
                 continue  # it holds more than its share of the bytes, and others may have none
             if self._bounds is not None:
                 count = self._bounds.room(partition.id, owner.ledger.next, count, self._clock.now())
@@ -88,14 +92,17 @@ class Fetcher:
             self.tail_parking |= tailed
             slices = await self._fetch_apart(member, wants, size, error)
         now = self._clock.now()
-        more = False
-        for part in slices[:from_topic]:
-            own = self._partitions.get((part.topic, part.partition)) if part is not None else None
-            if part is not None and own is not None and own.owner is not None:
-                own.trouble = ""
-                if part.events:
-                    own.served = self._fetches
-                more |= self._intake.take(own, own.owner, part, now)
+        more = crowded = False
+        for want, part in zip(wants[:from_topic], slices, strict=False):
+            own = self._partitions.get((want.topic, want.partition))
+            if part is None or own is None or own.owner is None:
+                continue
+            own.trouble = ""
+            if part.events:
+                own.served = self._fetches
+            crowded |= part.more and len(part.events) < want.max_events
+            more |= self._intake.take(own, own.owner, part, now)
+        self._crowded |= crowded
         for part in slices[from_topic:]:
             if part is not None:
                 self._tail(part, now)
@@ -103,17 +110,19 @@ class Fetcher:
 
     def _live(self, now: float) -> list[Partition]:
         """Partitions of which something may be fetched, first who had nothing for longest, as they share the room."""
-        live: list[Partition] = []
-        for partition in self._partitions.values():
-            if partition.owner is None or partition.releasing or partition.owner.stopped is not None:
-                continue
-            if partition.resting_until:
-                if partition.resting_until > now:
-                    continue
-                partition.resting_until = 0.0
-                self.tail_parking = True  # the news of the meantime were not for it
-            live.append(partition)
-        live.sort(key=_served)
+        live = [
+            p for p in self._partitions.values() if p.owner is not None and not p.releasing and p.owner.stopped is None
+        ]
+        if self.resting:
+            for partition in live:
+                if 0 < partition.resting_until <= now:
+                    partition.resting_until = 0.0
+                    self.tail_parking = True  # the news of the meantime were not for it
+            awake = [partition for partition in live if not partition.resting_until]
+            self.resting = len(awake) < len(live)
+            live = awake
+        if self._crowded:
+            live.sort(key=_served)
         return live
 
     async def _fetch_apart(
@@ -150,3 +159,4 @@ class Fetcher:
             partition.trouble = str(error)
             log.warning("group %s: %s[%d] cannot be read now: %s", self._group, topic, want.partition, error)
         partition.resting_until = self._clock.now() + REST_S
+        self.resting = True
