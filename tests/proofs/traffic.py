@@ -153,7 +153,8 @@ async def traffic(folder: Path, rate: float = 200, each: float = 100, stops_s: f
         skipped_from = await flow.more(pace)
         surely_skipped = await flow.more(pace)
         await groups.seek("forward", "latest")
-        skipped_to = len(flow.partitions)  # what was stored meanwhile may be on either side
+        # What was stored meanwhile may be on either side; one may be stored already that is not counted yet.
+        skipped_to = len(flow.partitions) + 1
         await groups.resume("forward")
         await flow.more(pace)
 
