@@ -28,7 +28,7 @@ def test_a_replay_that_is_killed_twice_brings_all_in_order_and_moves_no_group(ba
 
 @ON_ALL
 def test_groups_are_changed_under_traffic_without_a_gap_or_a_leak(backend: str, tmp_path: Path) -> None:
-    report = load.measure("traffic", tmp_path, backend, stops_s=3)
+    report = load.measure("traffic", tmp_path, backend, stops_s=5)
     assert (report["drained"], report["members"]) == (True, 4), report
     assert not any(report["lost"].values()), report
     # Where a slow machine lets a lease run out, the next owner handles again what was not settled; nowhere else.
@@ -36,7 +36,7 @@ def test_groups_are_changed_under_traffic_without_a_gap_or_a_leak(backend: str, 
     assert not any(report["out_of_key_order"].values()), report
     assert (report["altered_as_asked"], report["back_is_a_prefix"], report["forward_as_asked"]) == (True,) * 3, report
     assert min(report["left_out_by_the_filter"], report["handled_again"], report["skipped"]) > 0, report
-    assert max(report["paused_after_s"], report["removed_after_s"]) < 3, report
+    assert max(report["paused_after_s"], report["removed_after_s"]) < 5, report
 
 
 def test_a_bulk_requeue_that_is_cancelled_goes_on_and_changes_no_byte(tmp_path: Path) -> None:
