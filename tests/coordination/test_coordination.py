@@ -13,7 +13,7 @@ import pytest
 
 from nexus.clock import Clock
 from nexus.coordination import backend as coordination
-from nexus.coordination import known, replica
+from nexus.coordination import known, rejoining, replica
 from nexus.coordination.known import KnownIds
 from nexus.coordination.member import LogMember
 from nexus.coordination.replica import Replica
@@ -647,11 +647,11 @@ async def test_a_member_joins_again_without_a_topic_that_is_gone_and_with_it_whe
         taken: list[Any] = []
         assert owned() == ["bills", "orders"]
         member.lapse("the lease could not be renewed in time")
-        await asyncio.sleep(2 * coordination.GONE_S)
+        await asyncio.sleep(2 * rejoining.GONE_S)
         assert owned() == []
         began, away = nexus_clock.monotonic(), False
         await nexus_clock.sleep_until(lambda: owned() == ["bills"], within_s=60)
-        assert nexus_clock.monotonic() - began >= coordination.GONE_S  # it may be a broker that does not know it yet
+        assert nexus_clock.monotonic() - began >= rejoining.GONE_S  # it may be a broker that does not know it yet
         assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
             "group g: anna cannot join again: NXS-4001 the broker is away",
             "group g: anna cannot join again: there is no topic orders",
@@ -660,7 +660,7 @@ async def test_a_member_joins_again_without_a_topic_that_is_gone_and_with_it_whe
         await asyncio.sleep(10 * coordination.LEASE_S)
         assert owned() == ["bills"]
         gone.clear()
-        await nexus_clock.sleep_until(lambda: owned() == ["bills", "orders"], within_s=2 * coordination.GONE_S)
+        await nexus_clock.sleep_until(lambda: owned() == ["bills", "orders"], within_s=2 * rejoining.GONE_S)
         assert Lost("bills", 0, "topic orders is there again") in taken
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -14,9 +13,9 @@ from nexus.clock import Clock
 from nexus.coordination.groups import PREFIX, Group, replica_of
 from nexus.coordination.known import Entry, KnownIds, digest
 from nexus.coordination.member import LogMember
+from nexus.coordination.rejoining import Rejoining
 from nexus.coordination.replica import Replica
 from nexus.core import catalogue, roster
-from nexus.core.findings import few
 from nexus.errors import (
     Closed,
     IdConflict,
@@ -44,8 +43,6 @@ from nexus.spi.backend import (
 )
 from nexus.spi.log import Log
 
-log = logging.getLogger("nexus.coordination")
-
 CATALOGUE = "nexus.catalogue"
 FRESH_S = 0.5
 """How old the catalogue may be when an event is appended. A seal waits twice as long before it looks for the end."""
@@ -53,9 +50,6 @@ LEASE_S = 4.0
 REVOKE_S = 5.0
 CLOSE_S = 2.0
 """How long leaving the groups may take when the backend is closed; what is left then runs out."""
-GONE_S = 5.0
-"""How long a topic is unknown before a member joins again without it, as a broker that came back may not know it yet;
-and how often it is looked for then."""
 _REPLICAS = 64
 _LATE_EVENTS = 1_000
 _OLDEST_BYTES = 64 * 1024 * 1024
@@ -91,6 +85,7 @@ class LogBackend:
         self._at_gate = 0
         self._failed: tuple[float, BaseException] | None = None  # when a look failed last, unless one did well since
         self._tasks: set[asyncio.Task[None]] = set()
+        self._rejoining = Rejoining(self.describe, self._takes_part, clock)
         self._open = False
 
     # ---- life -----------------------------------------------------------------------------------------------------
@@ -490,67 +485,12 @@ class LogBackend:
 
     def _rejoin(self, member: LogMember) -> None:
         if self._takes_part(member):
-            task = asyncio.get_running_loop().create_task(self._join_again(member))
+            task = asyncio.get_running_loop().create_task(self._rejoining.run(member, *self._members[member]))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _join_again(self, member: LogMember) -> None:
-        """Make a member whose lease ended one of its group again; it goes on without topics that stay unknown."""
-        group, topics, start = self._members[member]
-        told = ""
-        since: float | None = None  # when topics began to be unknown
-        while self._takes_part(member):
-            try:
-                infos, unknown = await self._those_there(topics)
-                if not self._takes_part(member):  # it left meanwhile: it must not come back
-                    return
-                now = self._clock.monotonic()
-                if unknown and since is None:
-                    since = now
-                if not unknown or (infos and since is not None and now - since >= GONE_S):
-                    await group.join(member, infos, start)
-                    break
-                trouble = f"there is no topic {few(unknown)}"
-            except Closed:
-                return
-            except NexusError as error:
-                trouble, since = str(error), None
-            if trouble != told:
-                log.warning("group %s: %s cannot join again: %s", group.name, member.name, trouble)
-                told = trouble
-            await asyncio.sleep(FRESH_S)
-        else:
-            return
-        if unknown:
-            log.warning("group %s: %s goes on without topic %s", group.name, member.name, few(unknown))
-            await self._wait_for(member, unknown)
-
-    async def _wait_for(self, member: LogMember, topics: Sequence[str]) -> None:
-        """Have a member join anew, with all its topics, should one that it went on without be there after all."""
-        id = member.id
-        while True:
-            await asyncio.sleep(GONE_S)
-            found: list[TopicInfo] = []
-            with contextlib.suppress(NexusError):
-                found, _ = await self._those_there(topics)
-            if not self._takes_part(member) or member.id != id:
-                return
-            if found:
-                member.lapse(f"topic {few([info.spec.name for info in found])} is there again")
-                return
-
     def _takes_part(self, member: LogMember) -> bool:
         return self._open and member in self._members
-
-    async def _those_there(self, topics: Sequence[str]) -> tuple[list[TopicInfo], list[str]]:
-        """Describe topics; return also the names of those that are unknown."""
-        infos, unknown = [], []
-        for topic in topics:
-            try:
-                infos.append(await self.describe(topic))
-            except UnknownTopic:
-                unknown.append(topic)
-        return infos, unknown
 
     async def groups(self) -> list[str]:
         """See `nexus.spi.backend.Backend.groups`."""
