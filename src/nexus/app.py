@@ -18,26 +18,26 @@ from nexus import config
 from nexus.clock import SYSTEM_CLOCK, Clock, SteadyClock
 from nexus.core.control import Replay
 from nexus.core.envelope import check_json, encode_payload, validate, validate_given
-from nexus.core.filter import compile_filter
 from nexus.core.ids import Uuid7
 from nexus.core.pattern import validate_pattern
 from nexus.core.plan import check_durability
-from nexus.core.policy import OnDead, Policy
+from nexus.core.policy import OnDead
 from nexus.core.probation import Turn
 from nexus.core.retry import Retry
 from nexus.errors import Closed, HandlerError, InvalidEvent, NexusError
 from nexus.event import JSON, Event, is_json
 from nexus.plugins import make_backend
-from nexus.runtime.binding import Binding, RunIn
+from nexus.runtime.binding import RunIn
 from nexus.runtime.bounds import Bounds
 from nexus.runtime.consumer import Consumer
 from nexus.runtime.control import ControlTopic
 from nexus.runtime.deadletters import DeadLetters
 from nexus.runtime.declaring import declare
 from nexus.runtime.managed import Managed
+from nexus.runtime.offers import Offers
 from nexus.runtime.publisher import Publisher, Receipt
-from nexus.runtime.registering import Handlers, LostCursor, Start, Wishes, checked_group, refuse_function
-from nexus.runtime.subscription import Group, Subscription
+from nexus.runtime.registering import Handlers, LostCursor, Start, Wishes, refuse_function
+from nexus.runtime.subscription import Group
 from nexus.runtime.tail import Tail
 from nexus.runtime.worker import current_event
 from nexus.spi.backend import Backend, TopicSpec
@@ -556,37 +556,15 @@ class Nexus:
         members that want other events: each would pass over what the other wants. When the bus closes, the loop raises
         `Closed`; if its consumer stops by an error that nobody planned, that error.
         """
-        offered: asyncio.Queue[tuple[Event[Any], asyncio.Future[None]] | None] = asyncio.Queue()
-        """What the one worker hands over; None where no more will come."""
-
-        async def hand_over(event: Event[Any]) -> None:
-            done = asyncio.get_running_loop().create_future()
-            await offered.put((event, done))
-            await done
-
-        for pattern in patterns:
-            validate_pattern(pattern)
-        if not patterns:
-            raise HandlerError("no event type was given", hint='name one, or "**" for all')
-        own = Group(checked_group(group), Policy(), 1, start, "stop")
-        own.add(
-            Subscription(
-                patterns, Binding(hand_over), None if where is None else compile_filter(where), Retry(), None, 1, None
-            )
-        )
-        consumer = await self._consume(own, alone=True)
+        offers = Offers()
+        consumer = await self._consume(offers.group(group, patterns, where, start), alone=True)
         closing = asyncio.get_running_loop().create_task(self._closed.wait())
         assert consumer.failed is not None
         for end in (closing, consumer.failed):
-            end.add_done_callback(lambda _: offered.put_nowait(None))
+            end.add_done_callback(offers.end)
         try:
-            while (taken := await offered.get()) is not None:
-                event, done = taken
-                if done.done():
-                    continue  # its partition moved before it was taken
+            while (event := await offers.next()) is not None:
                 yield event
-                if not done.done():
-                    done.set_result(None)
             if consumer.failed.done():
                 consumer.failed.result()
             raise _not_open()
